@@ -34,7 +34,7 @@ class Pose:
         return cls(np.asarray(position, dtype=np.float64), rotation.as_quat())
 
     def moved(self, translation: Array, rotvec: Array) -> Pose:
-        """This pose after a motion in base axes: translation (3,) [m] added, rotation vector (3,) [rad] premultiplied."""
+        """This pose after a motion in base axes: translation (3,) [m] is added, rotvec (3,) [rad] premultiplied."""
         return Pose.from_rotation(self.position + translation, Rotation.from_rotvec(rotvec) * self.rotation)
 
     def motion_to(self, other: Pose) -> tuple[Array, Array]:
