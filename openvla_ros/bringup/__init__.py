@@ -1,0 +1,1 @@
+"""Which nodes make a graph, and how to start and stop them without `ros2 launch`."""

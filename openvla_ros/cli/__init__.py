@@ -1,0 +1,1 @@
+"""The `openvla-ros` command, one verb a file."""
