@@ -1,0 +1,96 @@
+"""The one description of each graph: which nodes, with which parameters, topics and environment.
+
+`ros2 launch` (launch/*.launch.py) and `openvla-ros` (bringup/processes.py) both start what stands here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openvla_ros.errors import ConfigError
+from openvla_ros.paths import config_file, resource_file
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node process. ``name`` is the node's name, ``executable`` its module in openvla_ros.nodes."""
+
+    name: str
+    executable: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    parameter_files: tuple[Path, ...] = ()
+    remappings: dict[str, str] = field(default_factory=dict)
+    lifecycle: bool = False
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """The nodes of one graph and the environment that they share. Names and topics are relative to ``namespace``."""
+
+    nodes: tuple[NodeSpec, ...]
+    environment: dict[str, str]
+    namespace: str = ""
+
+    def with_parameters(self, node: str, **parameters: Any) -> GraphSpec:
+        """This graph with parameters of one node changed. Raises ConfigError for a node that is not in it."""
+        if node not in {n.name for n in self.nodes}:
+            raise ConfigError(f"node '{node}' is not in the graph: {', '.join(n.name for n in self.nodes)}")
+        nodes = tuple(
+            replace(n, parameters={**n.parameters, **parameters}) if n.name == node else n for n in self.nodes
+        )
+        return replace(self, nodes=nodes)
+
+    def with_argument(self, name: str, value: str) -> GraphSpec:
+        """This graph with one of ARGUMENTS set from text, typed as YAML types it: ``5`` is a number."""
+        node = next(a.node for a in ARGUMENTS if a.name == name)
+        return self.with_parameters(node, **{name: yaml.safe_load(value)})
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A parameter that a user may give on the command line of `ros2 launch` (name:=value) or `openvla-ros up`."""
+
+    name: str
+    node: str
+    description: str
+
+
+ARGUMENTS = (
+    Argument("checkpoint", "policy", "Hugging Face hub id or folder of the model"),
+    Argument("unnorm_key", "policy", "dataset whose statistics un-normalize the actions"),
+    Argument("device", "policy", "auto, cpu, cuda, cuda:1, ..."),
+    Argument("precision", "policy", "auto, float32, bf16"),
+    Argument("mode", "policy", "control mode: blocking or non_blocking"),
+    Argument("seed", "sim", "random scene of the simulated world"),
+)
+
+
+def environment() -> dict[str, str]:
+    """What every node process needs, unless the user has set it: the DDS profile that carries camera images."""
+    wanted = {"FASTRTPS_DEFAULT_PROFILES_FILE": str(config_file("fastdds.xml"))}
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+def _control_nodes(params: Path, checkpoint: str) -> tuple[NodeSpec, ...]:
+    """What every robot's graph has in common: policy, safety filter, driver."""
+    return (
+        NodeSpec("policy", "policy_node", {"checkpoint": checkpoint}, (params,), lifecycle=True),
+        NodeSpec("safety_filter", "safety_filter_node", parameter_files=(params,)),
+        NodeSpec("arm_driver", "arm_driver_node", parameter_files=(params,)),
+    )
+
+
+def sim() -> GraphSpec:
+    """The whole graph on the simulated WidowX 250 S. Parameters: config/sim.yaml."""
+    params = config_file("sim.yaml")
+    control = _control_nodes(params, str(resource_file("openvla-tiny")))
+    return GraphSpec((NodeSpec("sim", "sim_node", parameter_files=(params,)), *control), environment())
+
+
+GRAPHS: dict[str, Callable[[], GraphSpec]] = {"sim": sim}

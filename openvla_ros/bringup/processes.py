@@ -1,0 +1,126 @@
+"""Starts the processes of a graph without `ros2 launch`, and leaves none behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from openvla_ros.bringup.graph import GraphSpec, NodeSpec
+from openvla_ros.errors import OpenVLAError
+
+DIE_WITH_PARENT = "OPENVLA_ROS_PARENT_PID"
+
+
+def ros_arguments(spec: NodeSpec, namespace: str = "") -> list[str]:
+    """The ``--ros-args`` of a node process."""
+    arguments = ["--ros-args", "-r", f"__node:={spec.name}"]
+    if namespace:
+        arguments += ["-r", f"__ns:=/{namespace.strip('/')}"]
+    for source, target in spec.remappings.items():
+        arguments += ["-r", f"{source}:={target}"]
+    for file in spec.parameter_files:
+        arguments += ["--params-file", str(file)]
+    for name, value in spec.parameters.items():
+        # One line of YAML; the document end mark that safe_dump puts behind a bare scalar is cut off.
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+        arguments += ["-p", f"{name}:={text}"]
+    return arguments
+
+
+class Processes:
+    """The running node processes of one graph. A context manager: leaving it ends them all.
+
+    Output of each node goes to ``log_dir/NAME.log``, or to this terminal when ``log_dir`` is None.
+    """
+
+    def __init__(self, graph: GraphSpec, log_dir: Path | None = None, extra_env: dict[str, str] | None = None) -> None:
+        self._graph = graph
+        self._log_dir = log_dir
+        parent = {DIE_WITH_PARENT: str(os.getpid())}  # see nodes/_spin.py: no node outlives us, however we end
+        self._env = {**os.environ, **graph.environment, **parent, **(extra_env or {})}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Processes:
+        try:
+            for spec in self._graph.nodes:
+                self.start(spec.name)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """Start (again) the node ``name`` of the graph."""
+        spec = next(n for n in self._graph.nodes if n.name == name)
+        command = [sys.executable, "-m", f"openvla_ros.nodes.{spec.executable}"]
+        command += ros_arguments(spec, self._graph.namespace)
+        output = None
+        if self._log_dir is not None:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            output = (self._log_dir / f"{name}.log").open("ab")
+        try:
+            # A session of its own: Ctrl-C reaches us, and we end the nodes in order.
+            process = subprocess.Popen(
+                command,
+                env=self._env,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                start_new_session=True,
+            )
+        finally:
+            if output is not None:
+                output.close()
+        self._running[name] = process
+        return process
+
+    def __getitem__(self, name: str) -> subprocess.Popen[bytes]:
+        return self._running[name]
+
+    def check(self) -> None:
+        """Raise OpenVLAError, with the end of its log, if a node has ended by itself."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                log = self._log_tail(name)
+                raise OpenVLAError(f"node '{name}' ended with status {process.returncode}{log}")
+
+    def _log_tail(self, name: str, lines: int = 15) -> str:
+        if self._log_dir is None:
+            return ""
+        path = self._log_dir / f"{name}.log"
+        return f"; the end of {path}:\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End every node, stopped (SIGSTOP) ones too: SIGINT, then SIGKILL to what is left after ``timeout`` [s]."""
+        alive = [p for p in self._running.values() if p.poll() is None]
+        for process in alive:
+            _signal(process, signal.SIGCONT)
+            _signal(process, signal.SIGINT)
+        deadline = time.monotonic() + timeout
+        for process in alive:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        for process in alive:
+            _signal(process, signal.SIGKILL)
+            process.wait()
+        self._running.clear()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To the whole process group, so that nothing that a node started survives it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,49 @@
+"""Turns a GraphSpec into a launch description, so that the launch files say nothing of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from openvla_ros.bringup.graph import ARGUMENTS, GraphSpec
+
+if TYPE_CHECKING:
+    from launch import LaunchContext, LaunchDescription
+
+
+def describe(graph: GraphSpec) -> LaunchDescription:
+    """The launch description of ``graph`` with a launch argument for each of ARGUMENTS. Needs launch, launch_ros."""
+    from launch import LaunchDescription
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+
+    names = {n.name for n in graph.nodes}
+    arguments = [a for a in ARGUMENTS if a.node in names]
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("namespace", default_value=graph.namespace, description="namespace of all nodes"),
+            *(DeclareLaunchArgument(a.name, default_value="", description=a.description) for a in arguments),
+            *(SetEnvironmentVariable(name, value) for name, value in graph.environment.items()),
+            OpaqueFunction(function=_nodes, args=[graph]),
+        ]
+    )
+
+
+def _nodes(context: LaunchContext, graph: GraphSpec) -> list[Any]:
+    """The node actions, once the launch arguments are known."""
+    from launch_ros.actions import LifecycleNode, Node
+
+    given = context.launch_configurations
+    for argument in ARGUMENTS:
+        if given.get(argument.name):
+            graph = graph.with_argument(argument.name, given[argument.name])
+    return [
+        (LifecycleNode if spec.lifecycle else Node)(
+            package="openvla_ros",
+            executable=spec.executable,
+            name=spec.name,
+            namespace=given.get("namespace", graph.namespace),
+            parameters=[*map(str, spec.parameter_files), spec.parameters],
+            remappings=list(spec.remappings.items()),
+            output="screen",
+        )
+        for spec in graph.nodes
+    ]

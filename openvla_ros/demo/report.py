@@ -1,0 +1,144 @@
+"""Makes a Trace visible: tables on the terminal, a plot, a summary.json. No ROS."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from openvla_ros.demo.trace import HOPS, Trace
+from openvla_ros.types import Array
+
+MODES = ("non_blocking", "blocking")
+
+
+def _percentiles(values: Array) -> tuple[float, float] | None:
+    """(p50, p99) in ms, None without values."""
+    if not len(values):
+        return None
+    p50, p99 = np.percentile(values, [50, 99]) * 1e3
+    return float(p50), float(p99)
+
+
+def summary(trace: Trace) -> dict[str, Any]:
+    """The figures of a run as plain JSON values, by control mode."""
+    result: dict[str, Any] = {"images": trace.images}
+    for mode in MODES:
+        steps = trace.of_mode(mode)
+        outcomes = Counter(s.outcome for s in steps if s.outcome)
+        result[mode] = {
+            "seconds": round(trace.seconds[mode], 2),
+            "steps": len(steps),
+            "achieved_hz": round(trace.achieved_hz(mode), 2),
+            "verdicts": dict(Counter(s.verdict for s in steps if s.verdict)),
+            "outcomes": dict(outcomes),
+            "reasons": {rule: n for (m, rule), n in trace.reasons.items() if m == mode},
+            "hops_ms": {name: _percentiles(trace.hop(mode, a, b)) for name, a, b in HOPS},
+            "image_to_command_ms": _percentiles(trace.hop(mode, "image", "command_sent")),
+        }
+    errors = trace.tracking_error()
+    result["tracking_error_mm"] = (
+        [round(float(v) * 1e3, 1) for v in np.percentile(errors, [50, 99])] if len(errors) else []
+    )
+    return result
+
+
+def print_tables(trace: Trace, console: Console) -> None:
+    """Steps, rates, hop latencies and the filter's reasons, one column a control mode."""
+    figures = summary(trace)
+    table = Table(title="What ran", title_justify="left")
+    table.add_column("")
+    for mode in MODES:
+        table.add_column(mode.replace("_", "-"), justify="right")
+    rows: list[tuple[str, Any]] = [
+        ("time in control [s]", lambda f: f"{f['seconds']:.1f}"),
+        ("steps (actions)", lambda f: str(f["steps"])),
+        ("achieved rate [Hz]", lambda f: f"{f['achieved_hz']:.2f}"),
+        ("filter's verdicts", lambda f: _counts(f["verdicts"])),
+        ("motions' outcomes", lambda f: _counts(f["outcomes"])),
+    ]
+    for name, cell in rows:
+        table.add_row(name, *(cell(figures[m]) for m in MODES))
+    console.print(table)
+
+    hops = Table(title="Latency of each hop, p50 / p99 [ms]", title_justify="left")
+    hops.add_column("")
+    for mode in MODES:
+        hops.add_column(mode.replace("_", "-"), justify="right")
+    for name, _, _ in HOPS:
+        hops.add_row(name, *(_pair(figures[m]["hops_ms"][name]) for m in MODES))
+    hops.add_section()
+    hops.add_row("image -> command, in all", *(_pair(figures[m]["image_to_command_ms"]) for m in MODES))
+    console.print(hops)
+
+    reasons = Table(title="Why the safety filter stepped in [actions]", title_justify="left")
+    reasons.add_column("reason")
+    for mode in MODES:
+        reasons.add_column(mode.replace("_", "-"), justify="right")
+    for rule in sorted({rule for _, rule in trace.reasons}):
+        reasons.add_row(rule, *(str(trace.reasons[m, rule]) for m in MODES))
+    console.print(reasons if trace.reasons else "The safety filter changed nothing.")
+
+
+def _pair(pair: tuple[float, float] | None) -> str:
+    return "-" if pair is None else f"{pair[0]:.1f} / {pair[1]:.1f}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "-"
+
+
+def write_summary(trace: Trace, path: Path) -> None:
+    path.write_text(json.dumps(summary(trace), indent=2) + "\n")
+
+
+def plot(trace: Trace, path: Path) -> None:
+    """Commanded against measured pose and gripper over time, with what the operator did."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    if not trace.samples:
+        return
+    zero = trace.samples[0].time
+    times = np.array([s.time for s in trace.samples]) - zero
+    # Rotation relative to the first measured one: free of the wrap and the singularity of roll, pitch, yaw.
+    first = trace.samples[0].measured
+    measured = _rows([(s.measured.position, first.motion_to(s.measured)[1]) for s in trace.samples])
+    absent = np.full(3, np.nan)
+    commanded = _rows(
+        [
+            (s.commanded.position, first.motion_to(s.commanded)[1]) if s.commanded is not None else (absent, absent)
+            for s in trace.samples
+        ]
+    )
+    labels = ["x [m]", "y [m]", "z [m]", "rot x [rad]", "rot y [rad]", "rot z [rad]"]
+    figure, axes = pyplot.subplots(7, 1, figsize=(12, 14), sharex=True, layout="constrained")
+    for i, label in enumerate(labels):
+        axes[i].plot(times, commanded[:, i], color="tab:orange", linewidth=1, label="commanded")
+        axes[i].plot(times, measured[:, i], color="tab:blue", linewidth=1, label="measured")
+        axes[i].set_ylabel(label)
+    axes[6].plot(times, [s.gripper_commanded for s in trace.samples], color="tab:orange", linewidth=1)
+    axes[6].plot(times, [s.gripper for s in trace.samples], color="tab:blue", linewidth=1)
+    axes[6].set_ylabel("gripper (1 open)")
+    axes[6].set_xlabel("time [s]")
+    for moment, what in trace.events:
+        for axis in axes:
+            axis.axvline(moment - zero, color="gray", linewidth=0.6, linestyle=":")
+        axes[0].annotate(
+            what, (moment - zero, 1.02), xycoords=("data", "axes fraction"), rotation=25, fontsize=7, va="bottom"
+        )
+    axes[0].legend(loc="lower right", fontsize=8)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _rows(pairs: list[tuple[Array, Array]]) -> Array:
+    """(n, 6) from n pairs of position and rotation vector."""
+    return np.array([np.concatenate(pair) for pair in pairs])

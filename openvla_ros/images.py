@@ -1,0 +1,63 @@
+"""Camera image buffers to RGB arrays, without a copy where the encoding allows it. No ROS types: fields only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+RGB = NDArray[np.uint8]  # (H, W, 3)
+
+
+class ImageError(ValueError):
+    """The image can't be turned into RGB: says what was wrong and what is accepted."""
+
+
+# How many channels an 8-bit encoding has, and how its (H, W, C) view becomes RGB. rgb8 stays a view of the buffer.
+_ENCODINGS: dict[str, tuple[int, Callable[[RGB], RGB]]] = {
+    "rgb8": (3, lambda image: image),
+    "bgr8": (3, lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)),
+    "rgba8": (4, lambda image: cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)),
+    "bgra8": (4, lambda image: cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)),
+    "mono8": (1, lambda image: cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)),
+}
+ENCODINGS = tuple(_ENCODINGS)
+
+
+def decode_raw(encoding: str, height: int, width: int, step: int, data: bytes | memoryview) -> RGB:
+    """A sensor_msgs/Image buffer as (H, W, 3) uint8 RGB.
+
+    step: bytes in one row, row padding included. For rgb8 the result is a view of ``data``.
+    Raises ImageError for an unknown encoding, an empty image or a buffer of another size than height * step.
+    """
+    if encoding not in _ENCODINGS:
+        raise ImageError(f"image encoding '{encoding}' is not one of {', '.join(ENCODINGS)}")
+    channels, to_rgb = _ENCODINGS[encoding]
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    if height <= 0 or width <= 0:
+        raise ImageError(f"the image is empty: {width} x {height} pixels")
+    if step < width * channels or buffer.size != height * step:
+        raise ImageError(
+            f"image buffer of {buffer.size} bytes does not fit {width} x {height} {encoding} with {step} bytes a row "
+            f"(a row needs at least {width * channels}, the buffer exactly height * step = {height * step})"
+        )
+    rows = buffer.reshape(height, step)[:, : width * channels]
+    return to_rgb(rows.reshape(height, width, channels) if step == width * channels else _unpad(rows, width, channels))
+
+
+def _unpad(rows: NDArray[np.uint8], width: int, channels: int) -> RGB:
+    """(H, W, C) view of padded rows: the padding is skipped by the stride, not by a copy."""
+    height = rows.shape[0]
+    strides = (rows.strides[0], channels, 1)
+    return np.lib.stride_tricks.as_strided(rows, (height, width, channels), strides, writeable=False)
+
+
+def decode_compressed(data: bytes | memoryview) -> RGB:
+    """A sensor_msgs/CompressedImage payload (JPEG, PNG) as (H, W, 3) uint8 RGB. Raises ImageError if it is damaged."""
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    if image is None:
+        raise ImageError(f"compressed image of {buffer.size} bytes can't be decoded: send JPEG or PNG")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,160 @@
+"""ROS messages to the package's values and back. Field by field, nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Point, Quaternion, Twist, Vector3
+from geometry_msgs.msg import Pose as PoseMsg
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from openvla_ros import images
+from openvla_ros import msg as ours
+from openvla_ros.robots.interfaces.joint_trajectory import ArmTrajectory
+from openvla_ros.types import Action, ArmState, Array, Command, Pose, RuleReport, StampedAction
+
+
+def seconds(stamp: Time | Duration) -> float:
+    """Seconds of a Time or Duration message. Differences keep better than a microsecond."""
+    return float(stamp.sec) + stamp.nanosec * 1e-9
+
+
+def time_msg(value: float) -> Time:
+    nanoseconds = round(value * 1e9)
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+def duration_msg(value: float) -> Duration:
+    nanoseconds = round(value * 1e9)
+    return Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+def _vector(v: Vector3 | Point) -> Array:
+    return np.array([v.x, v.y, v.z])
+
+
+def _vector3(values: Array) -> Vector3:
+    x, y, z = (float(v) for v in values)
+    return Vector3(x=x, y=y, z=z)
+
+
+def pose(message: PoseMsg) -> Pose:
+    q = message.orientation
+    return Pose(_vector(message.position), np.array([q.x, q.y, q.z, q.w]))
+
+
+def pose_msg(value: Pose) -> PoseMsg:
+    x, y, z = (float(v) for v in value.position)
+    qx, qy, qz, qw = (float(v) for v in value.quaternion)
+    return PoseMsg(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def twist_msg(linear: Array, angular: Array) -> Twist:
+    return Twist(linear=_vector3(linear), angular=_vector3(angular))
+
+
+def stamped_action(message: ours.DeltaAction) -> StampedAction:
+    return StampedAction(
+        action=Action(_vector(message.translation), _vector(message.rotation), float(message.gripper)),
+        observation_stamp=seconds(message.header.stamp),
+        stamp=seconds(message.inference_ended),
+        duration=seconds(message.duration),
+        sequence=int(message.sequence),
+        episode_id=message.episode_id,
+    )
+
+
+def fill_action(message: ours.DeltaAction, action: Action) -> None:
+    message.translation = _vector3(action.translation)
+    message.rotation = _vector3(action.rotation)
+    message.gripper = float(action.gripper)
+
+
+def command(message: ours.SafeCommand) -> Command:
+    return Command(
+        target=pose(message.target),
+        gripper=float(message.gripper),
+        duration=seconds(message.duration),
+        sequence=int(message.sequence),
+        action_sequence=int(message.action_sequence),
+        episode_id=message.episode_id,
+        hold=message.kind == ours.SafeCommand.HOLD,
+    )
+
+
+def command_msg(value: Command) -> ours.SafeCommand:
+    """Without header and stamps, which the caller knows."""
+    return ours.SafeCommand(
+        episode_id=value.episode_id,
+        sequence=value.sequence,
+        action_sequence=value.action_sequence,
+        kind=ours.SafeCommand.HOLD if value.hold else ours.SafeCommand.MOVE,
+        target=pose_msg(value.target),
+        gripper=float(value.gripper),
+        duration=duration_msg(value.duration),
+    )
+
+
+def arm_state(message: ours.ArmState) -> ArmState:
+    return ArmState(
+        stamp=seconds(message.header.stamp),
+        pose=pose(message.end_effector),
+        linear_velocity=_vector(message.twist.linear),
+        angular_velocity=_vector(message.twist.angular),
+        joint_positions=np.array(message.joints.position),
+        joint_velocities=np.array(message.joints.velocity),
+        gripper=float(message.gripper),
+        joint_efforts=np.array(message.joints.effort) if len(message.joints.effort) else None,
+    )
+
+
+def joint_state_msg(names: tuple[str, ...], state: ArmState) -> JointState:
+    efforts = [] if state.joint_efforts is None else state.joint_efforts.tolist()
+    return JointState(
+        name=list(names),
+        position=state.joint_positions.tolist(),
+        velocity=state.joint_velocities.tolist(),
+        effort=efforts,
+    )
+
+
+def report_msg(report: RuleReport) -> ours.RuleReport:
+    return ours.RuleReport(
+        rule=report.rule,
+        detail=report.detail,
+        asked=float(report.asked),
+        allowed=float(report.allowed),
+        limit=float(report.limit),
+    )
+
+
+def trajectory_msg(trajectory: ArmTrajectory) -> JointTrajectory:
+    """A zero header stamp asks the controller to start at once."""
+    message = JointTrajectory(joint_names=list(trajectory.joint_names))
+    for i, t in enumerate(trajectory.times):
+        point = JointTrajectoryPoint(positions=trajectory.positions[i].tolist(), time_from_start=duration_msg(float(t)))
+        if trajectory.velocities is not None:
+            point.velocities = trajectory.velocities[i].tolist()
+        message.points.append(point)
+    return message
+
+
+def rgb(message: Image | CompressedImage) -> images.RGB:
+    """An image message as (H, W, 3) uint8 RGB; cv_bridge does the encodings that images.py does not know.
+
+    Raises images.ImageError.
+    """
+    if isinstance(message, CompressedImage):
+        return images.decode_compressed(memoryview(message.data))
+    if message.encoding in images.ENCODINGS:
+        data = memoryview(message.data)
+        return images.decode_raw(message.encoding, message.height, message.width, message.step, data)
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        raise images.ImageError(
+            f"image encoding '{message.encoding}' is not one of {', '.join(images.ENCODINGS)}; "
+            "for others install cv_bridge (Debian package ros-$ROS_DISTRO-cv-bridge), or set the camera to rgb8"
+        ) from None
+    return np.asarray(CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8"))

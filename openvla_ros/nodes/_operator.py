@@ -1,0 +1,144 @@
+"""A person at the graph, as code: sends instructions, presses the e-stop, calls services, watches everything.
+
+Used by the CLI, the demo and the tests. Waiting is on messages (a condition variable), never on elapsed time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+
+from openvla_ros.errors import OpenVLAError
+from openvla_ros.nodes import _qos
+
+T = TypeVar("T")
+
+TRANSITIONS = {
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "activate": Transition.TRANSITION_ACTIVATE,
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+}
+
+
+class Operator:
+    """A node in a thread of its own. A context manager. ``domain``: the ROS domain, the environment's by default."""
+
+    def __init__(self, name: str = "operator", domain: int | None = None, namespace: str = "") -> None:
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = Node(f"{name}_{os.getpid()}", context=self._context, namespace=namespace)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._changed = threading.Condition()
+        self._instruction = self.node.create_publisher(String, "instruction", _qos.LATCHED)
+        self._e_stop = self.node.create_publisher(Bool, "e_stop", _qos.LATCHED)
+        self._thread = threading.Thread(target=self._executor.spin, name=name, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Operator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._context.try_shutdown()
+        self._thread.join(timeout=5.0)
+        self._executor.shutdown()
+        self.node.destroy_node()
+
+    def now(self) -> float:
+        """The ROS clock [s]."""
+        return float(self.node.get_clock().now().nanoseconds) * 1e-9
+
+    # ---- watching
+
+    def watch(self, kind: type, topic: str, qos: QoSProfile, callback: Callable[[Any], None]) -> None:
+        """Call ``callback`` with each message of ``topic``, under the lock that ``wait_for`` checks its condition under."""
+
+        def on_message(message: Any) -> None:
+            with self._changed:
+                callback(message)
+                self._changed.notify_all()
+
+        self.node.create_subscription(kind, topic, on_message, qos)
+
+    def wait_for(self, what: str, condition: Callable[[], T], timeout: float) -> T:
+        """Wait until ``condition()`` is true, checked after each watched message. Raises OpenVLAError naming ``what``."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not (result := condition()):
+                left = deadline - time.monotonic()
+                # Once a second also without a message: a condition may look at more than messages.
+                if left <= 0 or (not self._changed.wait(min(left, 1.0)) and left <= 1.0):
+                    raise OpenVLAError(f"waited {timeout:g} s in vain for {what}")
+            return result
+
+    # ---- acting
+
+    def instruct(self, text: str) -> None:
+        """Publish the instruction (latched: later joiners get it too)."""
+        self._instruction.publish(String(data=text))
+
+    def e_stop(self, pressed: bool) -> None:
+        """Press or release the e-stop."""
+        self._e_stop.publish(Bool(data=pressed))
+
+    def trigger(self, service: str, timeout: float = 5.0) -> tuple[bool, str]:
+        """Call a std_srvs/Trigger service: (success, message)."""
+        response = self._call(Trigger, service, Trigger.Request(), timeout)
+        return bool(response.success), str(response.message)
+
+    def transition(self, node: str, name: str, timeout: float = 60.0) -> None:
+        """Take a lifecycle node through one of TRANSITIONS. Raises OpenVLAError if it refuses."""
+        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))
+        if not self._call(ChangeState, f"{node}/change_state", request, timeout).success:
+            state = self.lifecycle_state(node)
+            raise OpenVLAError(f"node '{node}' could not {name}, it is {state}; its log and /diagnostics say why")
+
+    def lifecycle_state(self, node: str, timeout: float = 5.0) -> str:
+        return str(self._call(GetState, f"{node}/get_state", GetState.Request(), timeout).current_state.label)
+
+    def set_parameters(self, node: str, timeout: float = 5.0, **values: Any) -> None:
+        """Set parameters; ``loop__control_hz`` stands for ``loop.control_hz``. Raises OpenVLAError with the node's reason."""
+        parameters = [Parameter(k.replace("__", "."), value=v).to_parameter_msg() for k, v in values.items()]
+        response = self._call(
+            SetParameters, f"{node}/set_parameters", SetParameters.Request(parameters=parameters), timeout
+        )
+        refused = [r.reason for r in response.results if not r.successful]
+        if refused:
+            raise OpenVLAError(f"node '{node}' refused a parameter: {'; '.join(refused)}")
+
+    def _call(self, kind: type, service: str, request: Any, timeout: float) -> Any:
+        client = self.node.create_client(kind, service)
+        try:
+            deadline = time.monotonic() + timeout
+            if not client.wait_for_service(timeout_sec=timeout):
+                raise OpenVLAError(f"no service {service}: is its node running?")
+            done = threading.Event()
+            future = client.call_async(request)
+            future.add_done_callback(lambda _: done.set())
+            if not done.wait(max(0.0, deadline - time.monotonic())):
+                raise OpenVLAError(f"service {service} did not answer within {timeout:g} s")
+            return future.result()
+        finally:
+            self.node.destroy_client(client)

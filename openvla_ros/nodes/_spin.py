@@ -1,0 +1,52 @@
+"""Runs one node as a process: clean exit on SIGINT and SIGTERM, one line for an error that a user can mend."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+from openvla_ros.errors import OpenVLAError
+
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+
+def _die_with_parent() -> None:
+    """End with the process that started the graph (bringup/processes.py names it), however that one ends."""
+    parent = os.environ.get("OPENVLA_ROS_PARENT_PID")
+    if parent is not None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(parent):  # it had ended before we asked
+            sys.exit(1)
+
+
+def run(make: Callable[[], Node]) -> int:
+    """Spin ``make()`` until the context is shut down. Exit status 2 for a configuration that can't work."""
+    _die_with_parent()
+    rclpy.init()
+    try:
+        node = make()
+    except OpenVLAError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        close = getattr(node, "close", None)
+        if close is not None:
+            close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0

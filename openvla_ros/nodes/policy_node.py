@@ -1,0 +1,289 @@
+"""The policy as a lifecycle node: configure loads and warms up the model, activate starts control.
+
+What to infer on and when is decided by control/loops; the model runs in one worker thread. Nothing is ever invented:
+without a fresh image and an instruction there is no inference, and a failed inference publishes no action.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from openvla_ros import msg as ours
+from openvla_ros.control.arrival import Outcome
+from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, Wait, make_loop
+from openvla_ros.errors import ConfigError, OpenVLAError
+from openvla_ros.images import ImageError
+from openvla_ros.nodes import _convert, _parameters, _qos, _spin
+from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
+from openvla_ros.nodes._worker import Worker
+from openvla_ros.policy.base import Policy, Prediction
+from openvla_ros.policy.registry import load_policy
+from openvla_ros.robots.description import load_robot
+
+
+class PolicyParameters(BaseModel):
+    """Parameters of the policy node. Loading ones take effect at configure, loop ones at activate."""
+
+    checkpoint: str = Field(min_length=1, description="Hugging Face hub id, or folder in the official layout")
+    unnorm_key: str = Field("", description="dataset whose statistics un-normalize actions; empty: the only one")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    precision: str = Field("auto", description="auto, float32, bf16")
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: PyTorch's choice")
+    robot: str = Field("wx250s", description="robot description: a name in config/robots, or a file")
+    mode: Literal["blocking", "non_blocking"] = Field("non_blocking", description="control mode, see architecture.md")
+    compressed: bool = Field(False, description="`image` carries CompressedImage instead of Image")
+    autostart: bool = Field(False, description="configure and activate without being asked")
+    loop: LoopConfig = Field(default_factory=LoopConfig)
+
+
+RELOADS = {"checkpoint", "unnorm_key", "device", "precision", "threads", "robot", "compressed", "autostart"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image message on its way through the loop, with the time it was received."""
+
+    message: Image | CompressedImage
+    received: float
+
+
+class PolicyNode(LifecycleNode):
+    """In: ``image``, ``instruction``, ``arm_state``, ``safety_status``, ``episode``. Out: ``action``."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        self._parameters = _parameters.declare(self, PolicyParameters)
+        self._diagnostics = Diagnostics(self)
+        self._worker = Worker(self, "inference")
+        self._policy: Policy | None = None
+        self._loop: ControlLoop | None = None  # exists while active
+        self._instruction = ""
+        self._episode_id = ""
+        self._sequence = round(self._now() * 1e3)
+        self._fault = ""
+        self._last_error = ""
+        self._inputs: list[Any] = []
+        self.add_on_set_parameters_callback(self._on_parameters)
+        if self._parameters.autostart:
+            self._start_timer = self.create_timer(0.0, self._autostart)
+
+    def _now(self) -> float:
+        return float(self.get_clock().now().nanoseconds) * 1e-9
+
+    # ---- lifecycle
+
+    def _autostart(self) -> None:
+        self._start_timer.cancel()
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        p = self._parameters
+        self._fault = ""
+        try:
+            policy = load_policy(
+                p.checkpoint,
+                unnorm_key=p.unnorm_key or None,
+                device=p.device,
+                precision=p.precision,
+                threads=p.threads,
+            )
+            load_robot(p.robot).require(policy.semantics)
+            policy.warm_up()
+        except OpenVLAError as error:
+            self._report_fault(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self._policy = policy
+        self._actions = self.create_lifecycle_publisher(ours.DeltaAction, "action", _qos.LATEST)
+        image_type = CompressedImage if p.compressed else Image
+        self._inputs = [
+            self.create_subscription(image_type, "image", self._on_image, _qos.CAMERA),
+            self.create_subscription(String, "instruction", self._on_instruction, _qos.LATCHED),
+            self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, _qos.LATEST),
+            self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, _qos.LATCHED),
+            self.create_subscription(ours.Episode, "episode", self._on_episode, _qos.LATCHED),
+        ]
+        self._timer = self.create_timer(0.01, self._poll)
+        self.get_logger().info(f"policy ready: {policy.describe()}")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._loop = make_loop(self._parameters.mode, self._parameters.loop)
+        self._loop.start(self._now(), self._instruction)
+        self.get_logger().info(f"{self._parameters.mode} control starts")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._end_control()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._end_control()
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self.destroy_timer(self._timer)
+        self.destroy_lifecycle_publisher(self._actions)
+        self._inputs = []
+        self._policy = None
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._end_control()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _end_control(self) -> None:
+        if self._loop is not None:
+            self._loop.stop(self._now())
+            self._loop = None
+
+    def close(self) -> None:
+        self._end_control()
+        self._worker.close()
+
+    # ---- inputs
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        if self._loop is not None:
+            now = self._now()
+            self._loop.on_frame(Frame(_convert.seconds(message.header.stamp), now, _Image(message, now)))
+            self._poll()
+
+    def _on_instruction(self, message: String) -> None:
+        self._instruction = message.data
+        if self._loop is not None:
+            self._loop.on_instruction(message.data, self._now())
+            self._poll()
+
+    def _on_arm_state(self, message: ours.ArmState) -> None:
+        if self._loop is not None:
+            self._loop.on_arm_state(
+                _convert.arm_state(message),
+                int(message.action_sequence),
+                Outcome(message.outcome),
+                _convert.seconds(message.outcome_stamp),
+            )
+
+    def _on_status(self, message: ours.SafetyStatus) -> None:
+        if self._loop is not None and message.verdict != ours.SafetyStatus.NO_ACTION:
+            refused = message.verdict == ours.SafetyStatus.REFUSED
+            self._loop.on_verdict(int(message.action_sequence), refused, self._now())
+
+    def _on_episode(self, message: ours.Episode) -> None:
+        self._episode_id = message.episode_id if message.event == ours.Episode.START else ""
+
+    # ---- control
+
+    def _poll(self) -> None:
+        loop, policy = self._loop, self._policy
+        if loop is None or policy is None:
+            if not self._fault:
+                self._diagnostics.set(OK, "inactive")
+            return
+        step = loop.poll(self._now())
+        if isinstance(step, Start):
+            self._infer(loop, policy, step)
+        else:
+            self._report_waiting(loop, step)
+
+    def _infer(self, loop: ControlLoop, policy: Policy, step: Start) -> None:
+        image: _Image = step.frame.data
+        started = self._now()
+        episode_id = self._episode_id
+
+        def job() -> Prediction:
+            return policy.predict(_convert.rgb(image.message), step.instruction)
+
+        def deliver(outcome: Prediction | Exception) -> None:
+            self._on_result(loop, step, started, episode_id, outcome)
+
+        self._worker.submit(job, deliver)
+
+    def _on_result(
+        self, loop: ControlLoop, step: Start, started: float, episode_id: str, outcome: Prediction | Exception
+    ) -> None:
+        now = self._now()
+        if isinstance(outcome, Exception):
+            loop.on_result(step.ticket, None, now)
+            self._on_inference_error(outcome)
+            return
+        self._last_error = ""
+        # The loop knows what has changed since the image: instruction, stop, another activation.
+        if not loop.on_result(step.ticket, self._sequence + 1, now) or episode_id != self._episode_id:
+            return
+        self._sequence += 1
+        self._actions.publish(self._action_message(step, started, now, outcome))
+        self._poll()
+
+    def _action_message(self, step: Start, started: float, ended: float, prediction: Prediction) -> ours.DeltaAction:
+        assert self._policy is not None
+        image: _Image = step.frame.data
+        message = ours.DeltaAction(
+            episode_id=self._episode_id,
+            sequence=self._sequence,
+            image_received=_convert.time_msg(image.received),
+            inference_started=_convert.time_msg(started),
+            inference_ended=_convert.time_msg(ended),
+            duration=_convert.duration_msg(self._parameters.loop.motion_duration),
+            instruction=step.instruction,
+            unnorm_key=self._policy.unnorm_key,
+            normalized=prediction.normalized.tolist(),
+            token_ids=prediction.token_ids.tolist(),
+        )
+        message.header.stamp = image.message.header.stamp
+        message.header.frame_id = "base_link"
+        _convert.fill_action(message, prediction.action)
+        return message
+
+    def _on_inference_error(self, error: Exception) -> None:
+        if isinstance(error, OpenVLAError | ImageError):
+            self._last_error = str(error)
+            self.get_logger().warning(f"no action: {error}", throttle_duration_sec=1.0)
+            self._diagnostics.set(ERROR, f"no action: {error}")
+            return
+        self._report_fault(f"{type(error).__name__}: {error}")
+        self.trigger_deactivate()
+
+    # ---- reports
+
+    def _report_fault(self, reason: str) -> None:
+        self._fault = reason
+        self.get_logger().error(f"policy fault: {reason}")
+        self._diagnostics.set(ERROR, f"policy fault: {reason}")
+
+    def _report_waiting(self, loop: ControlLoop, wait: Wait) -> None:
+        report = loop.report
+        values = {"mode": self._parameters.mode, "achieved_hz": f"{report.achieved_hz:.2f}", "waiting_for": wait.reason}
+        if self._last_error:
+            self._diagnostics.set(ERROR, f"no action: {self._last_error}", **values)
+        elif wait.expected:
+            self._diagnostics.set(OK, "in control", **values)
+        else:
+            self._diagnostics.set(WARN, f"waiting: {wait.detail}", **values)
+
+    def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        def check() -> None:
+            names = {p.name for p in changed}
+            if self._loop is not None and any(n == "mode" or n.startswith("loop.") or n in RELOADS for n in names):
+                raise ConfigError("the policy is active: deactivate it first (ros2 lifecycle set /policy deactivate)")
+            if self._policy is not None and names & RELOADS:
+                raise ConfigError(f"{', '.join(sorted(names & RELOADS))}: clean up the policy node first")
+            self._parameters = _parameters.read(self, PolicyParameters, changed)
+
+        return _parameters.accept(check)
+
+
+def main() -> int:
+    return _spin.run(PolicyNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The safety filter as a process of its own: the only publisher of ``command``. All rules are in control/safety."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from pydantic import BaseModel, Field
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from openvla_ros import msg as ours
+from openvla_ros.control.safety.config import SafetyConfig
+from openvla_ros.control.safety.filter import Decision, SafetyFilter, State
+from openvla_ros.nodes import _convert, _parameters, _qos, _spin
+from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
+
+
+class NodeParameters(BaseModel):
+    """What the node itself needs; the rules' own parameters are SafetyConfig's."""
+
+    tick_hz: float = Field(100.0, ge=50.0, le=1000.0, description="rate of the watchdog timer [Hz]")
+    status_hz: float = Field(20.0, ge=5.0, le=100.0, description="rate of safety_status as a heartbeat [Hz]")
+    base_frame: str = Field("base_link", description="frame_id of every command: the robot's base frame")
+
+
+class SafetyFilterNode(Node):
+    """In: ``action``, ``arm_state``, ``e_stop``. Out: ``command``, ``safety_status``. Services: ~/stop, ~/reset."""
+
+    def __init__(self) -> None:
+        super().__init__("safety_filter")
+        self._parameters = _parameters.declare(self, NodeParameters)
+        self._filter = SafetyFilter(_parameters.declare(self, SafetyConfig))
+        self._pressed = False
+        self._last_status = 0.0
+        self._action = ours.DeltaAction()  # the one being answered
+        self._command = self.create_publisher(ours.SafeCommand, "command", _qos.LATEST)
+        self._status = self.create_publisher(ours.SafetyStatus, "safety_status", _qos.LATCHED)
+        self._diagnostics = Diagnostics(self)
+        self.create_subscription(ours.DeltaAction, "action", self._on_action, _qos.LATEST)
+        self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, _qos.LATEST)
+        self.create_subscription(Bool, "e_stop", self._on_e_stop, _qos.LATCHED)
+        self.create_service(Trigger, "~/stop", self._on_stop)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_timer(1.0 / self._parameters.tick_hz, self._on_timer)
+        self.add_on_set_parameters_callback(self._on_parameters)
+
+    def _now(self) -> float:
+        return self.get_clock().now().nanoseconds * 1e-9
+
+    def _on_action(self, message: ours.DeltaAction) -> None:
+        now = self._now()
+        self._action = message
+        self._publish(self._filter.on_action(_convert.stamped_action(message), now), now)
+
+    def _on_arm_state(self, message: ours.ArmState) -> None:
+        self._filter.on_arm_state(_convert.arm_state(message))
+
+    def _on_e_stop(self, message: Bool) -> None:
+        now = self._now()
+        self._pressed = bool(message.data)
+        self._publish(self._filter.press(self._pressed, now), now)
+
+    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        now = self._now()
+        self._publish(self._filter.stop("service ~/stop", now), now)
+        response.success, response.message = True, "stopped; ~/reset re-arms"
+        return response
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        now = self._now()
+        response.success, response.message = self._filter.reset(now)
+        self._publish(self._filter.tick(now), now)
+        return response
+
+    def _on_timer(self) -> None:
+        now = self._now()
+        before = self._filter.state
+        decision = self._filter.tick(now)
+        # `now` may run backwards when the system clock is set; the heartbeat must not stop for that.
+        due = not 0.0 <= now - self._last_status < 1.0 / self._parameters.status_hz
+        if decision.command is not None or decision.state is not before or due:
+            self._publish(decision, now)
+
+    def _publish(self, decision: Decision, received: float) -> None:
+        now = self._now()
+        answers = decision.action_sequence != 0
+        if decision.command is not None:
+            command = _convert.command_msg(decision.command)
+            command.header.frame_id = self._parameters.base_frame
+            command.header.stamp = self._action.header.stamp if answers else _convert.time_msg(now)
+            command.action_received = _convert.time_msg(received)
+            command.decided = _convert.time_msg(now)
+            self._command.publish(command)
+        last = self._filter.last_command
+        nothing = np.full(7, np.nan)
+        status = ours.SafetyStatus(
+            episode_id=self._action.episode_id if answers else "",
+            state=decision.state.value,
+            stop_pressed=self._pressed,
+            verdict=decision.verdict.value,
+            action_sequence=decision.action_sequence,
+            command_sequence=last.sequence if last is not None else 0,
+            reports=[_convert.report_msg(r) for r in decision.reports],
+            raw_action=nothing if decision.raw is None else decision.raw.to_array(),
+            filtered_action=nothing if decision.filtered is None else decision.filtered.to_array(),
+        )
+        status.header.stamp = _convert.time_msg(now)
+        self._status.publish(status)
+        self._last_status = now
+        reasons = "; ".join(f"{r.rule}: {r.detail}" for r in decision.reports)
+        level = {State.STOPPED: ERROR, State.ACTIVE: OK}.get(decision.state, WARN)
+        self._diagnostics.set(level, decision.state.name.lower() + (f" ({reasons})" if reasons else ""))
+
+    def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        def check() -> None:
+            frozen = [p.name for p in changed if p.name in NodeParameters.model_fields]
+            if frozen:
+                raise _parameters.ConfigError(f"{', '.join(frozen)} can't be changed while the node runs: restart it")
+            self._filter.update(_parameters.read(self, SafetyConfig, changed))
+
+        return _parameters.accept(check)
+
+
+def main() -> int:
+    return _spin.run(SafetyFilterNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
