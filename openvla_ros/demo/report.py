@@ -41,10 +41,7 @@ def summary(trace: Trace) -> dict[str, Any]:
             "hops_ms": {name: _percentiles(trace.hop(mode, a, b)) for name, a, b in HOPS},
             "image_to_command_ms": _percentiles(trace.hop(mode, "image", "command_sent")),
         }
-    errors = trace.tracking_error()
-    result["tracking_error_mm"] = (
-        [round(float(v) * 1e3, 1) for v in np.percentile(errors, [50, 99])] if len(errors) else []
-    )
+    result["tracking_error_mm"] = _percentiles(trace.tracking_error())  # m -> mm is times 1000 too
     return result
 
 

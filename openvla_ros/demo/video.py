@@ -16,7 +16,7 @@ from openvla_ros.images import RGB
 
 
 class VideoWriter:
-    """A context manager. ``write`` returns at once; frames that arrive faster than ``fps`` by their time are left out."""
+    """A context manager. ``write`` returns at once; frames that come faster than ``fps`` are left out."""
 
     def __init__(self, path: Path, fps: int = 10) -> None:
         self._path = path

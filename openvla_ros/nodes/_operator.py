@@ -73,7 +73,7 @@ class Operator:
     # ---- watching
 
     def watch(self, kind: type, topic: str, qos: QoSProfile, callback: Callable[[Any], None]) -> None:
-        """Call ``callback`` with each message of ``topic``, under the lock that ``wait_for`` checks its condition under."""
+        """Call ``callback`` with each message of ``topic``, under the lock that ``wait_for`` holds too."""
 
         def on_message(message: Any) -> None:
             with self._changed:
@@ -83,7 +83,7 @@ class Operator:
         self.node.create_subscription(kind, topic, on_message, qos)
 
     def wait_for(self, what: str, condition: Callable[[], T], timeout: float) -> T:
-        """Wait until ``condition()`` is true, checked after each watched message. Raises OpenVLAError naming ``what``."""
+        """Wait until ``condition()`` is true: looked at after each watched message. Else OpenVLAError naming ``what``."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while not (result := condition()):
@@ -119,7 +119,7 @@ class Operator:
         return str(self._call(GetState, f"{node}/get_state", GetState.Request(), timeout).current_state.label)
 
     def set_parameters(self, node: str, timeout: float = 5.0, **values: Any) -> None:
-        """Set parameters; ``loop__control_hz`` stands for ``loop.control_hz``. Raises OpenVLAError with the node's reason."""
+        """Set parameters; ``loop__control_hz`` is ``loop.control_hz``. Raises OpenVLAError with the node's reason."""
         parameters = [Parameter(k.replace("__", "."), value=v).to_parameter_msg() for k, v in values.items()]
         response = self._call(
             SetParameters, f"{node}/set_parameters", SetParameters.Request(parameters=parameters), timeout
