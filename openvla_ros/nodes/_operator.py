@@ -83,7 +83,7 @@ class Operator:
         self.node.create_subscription(kind, topic, on_message, qos)
 
     def wait_for(self, what: str, condition: Callable[[], T], timeout: float) -> T:
-        """Wait until ``condition()`` is true: looked at after each watched message. Else OpenVLAError naming ``what``."""
+        """Wait until ``condition()`` is true: looked at after each watched message. Else OpenVLAError."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while not (result := condition()):
