@@ -28,6 +28,7 @@ PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bf
 # Two different images must move some logit by this many standard deviations of the logits. A model that drops the image
 # moves none, or rounding (about 0.03 in bfloat16); the small random-weight checkpoints move one by 9 or more.
 IMAGE_SENSITIVITY = 0.1
+WARM_UP_INSTRUCTION = "pick up the block"
 
 
 class Engine:
@@ -41,6 +42,8 @@ class Engine:
         self.folder = folder
         self.device = _device(device)
         self.precision = _precision(precision, self.device)
+        if self.precision == "float32":  # TF32 convolutions, a default on CUDA, would not be float32
+            torch.backends.cudnn.allow_tf32 = False
         self.raw_config = read_json(folder / "config.json")
         self.config: OpenVLAConfig = parse_config(self.raw_config)
         self.processor = Processor(folder, self.config)
@@ -75,19 +78,16 @@ class Engine:
         embeddings = self.model.image_embeddings(self.pixel_values(image))
         return self.model.prefill(embeddings, ids, self.cache_for(ids.shape[1], 1))
 
-    def image_sensitivity(self, first: NDArray[np.uint8], second: NDArray[np.uint8], instruction: str) -> float:
-        """The largest move of a first logit from one image to another, in standard deviations. 0: image ignored.
+    def check_sees(self) -> float:
+        """The largest move of a first logit from a noise image to a black one, in standard deviations of the logits.
 
-        Raises PolicyError for logits that are not finite.
+        Raises PolicyError where the model ignores the image or its logits are not finite.
         """
-        before, after = (self.first_logits(image, instruction) for image in (first, second))
+        noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        before, after = (self.first_logits(image, WARM_UP_INSTRUCTION) for image in (noise, np.zeros_like(noise)))
         if not bool(torch.isfinite(torch.stack([before, after])).all()):
             raise PolicyError("the model's logits are not finite: the weights are damaged or overflow this precision")
-        return float((after - before).abs().max() / before.std().clamp_min(1e-30))
-
-    def check_sees(self, first: NDArray[np.uint8], second: NDArray[np.uint8], instruction: str) -> float:
-        """The image sensitivity. Raises PolicyError where the model ignores the image."""
-        moved = self.image_sensitivity(first, second, instruction)
+        moved = float((after - before).abs().max() / before.std().clamp_min(torch.finfo(torch.float32).tiny))
         if moved < IMAGE_SENSITIVITY:
             raise PolicyError(
                 f"the model ignores the image: two different images move its logits by {moved:.1e} standard deviations "
@@ -136,10 +136,8 @@ class OpenVLAPolicy:
 
     def warm_up(self) -> None:
         """One prediction on a synthetic image, and the check that the model looks at its image. Raises PolicyError."""
-        instruction = "pick up the block"
-        noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-        self.engine.check_sees(noise, np.zeros_like(noise), instruction)
-        self.predict(noise, instruction)
+        self.engine.check_sees()
+        self.predict(np.zeros((480, 640, 3), dtype=np.uint8), WARM_UP_INSTRUCTION)
 
     def describe(self) -> dict[str, Any]:
         """What runs, in plain values for logs and episode records."""

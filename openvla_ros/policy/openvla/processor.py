@@ -42,6 +42,11 @@ class TextProcessor:
         if self.tokenize("")[:1] != [BOS]:
             raise CheckpointError(f"{path} does not put BOS ({BOS}) first: this is not a Llama tokenizer")
 
+    @property
+    def is_released_llama2(self) -> bool:
+        """Whether this is Llama 2's tokenizer, as released with OpenVLA, and not another with its layout of ids."""
+        return [self.tokenizer.token_to_id(token) for token in ("▁action", "▁robot")] == [3158, 19964]
+
     def prompt(self, instruction: str) -> str:
         """The prompt. The instruction is only put in lower case: training did nothing else, not even a strip."""
         return self._template.format(instruction=instruction.lower())

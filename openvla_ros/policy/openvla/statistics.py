@@ -28,7 +28,7 @@ def load_norm_stats(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choose_key(norm_stats: Mapping[str, Any], unnorm_key: str | None) -> str:
-    """The dataset to un-normalise with; None is allowed where there is only one. Raises ConfigError listing the keys."""
+    """The dataset to un-normalise with; None will do where there is one. Raises ConfigError listing the keys."""
     if unnorm_key is None:
         if len(norm_stats) == 1:
             return next(iter(norm_stats))
