@@ -33,3 +33,151 @@ class SimParameters(BaseModel):
     joint_states_hz: float = Field(100.0, gt=0.0, le=250.0, description="rate of joint_states [Hz]")
     camera_hz: float = Field(30.0, gt=0.0, le=60.0, description="rate of image [Hz]")
     camera_frame: str = Field("camera", description="frame_id of images")
+
+
+class SimNode(Node):
+    """In: arm and gripper trajectories. Out: joint states, ``image``. Service ~/reset: arm to start, another scene."""
+
+    def __init__(self) -> None:
+        super().__init__("sim")
+        self._parameters = _parameters.declare(self, SimParameters)
+        robot = load_robot(self._parameters.robot)
+        self._seed = self._parameters.seed
+        self._world = World(self._parameters.scene, robot, self._seed)
+        self._arm = TrajectoryController(robot.joint_names, robot.pose("start"))
+        gripper = robot.gripper
+        self._gripper = TrajectoryController(gripper.command_joints, gripper.command(1.0))
+        self._lock = threading.Lock()  # guards world and controllers
+        self._late = 0  # times that real time could not be kept
+        self._begin = 0.0  # steady clock [s] at which the world's clock read zero
+        self._rejected = ""
+        self._joint_states = self.create_publisher(JointState, robot.interface.joint_states_topic, _qos.STREAM)
+        self._images = self.create_publisher(Image, "image", _qos.CAMERA)
+        self._diagnostics = Diagnostics(self)
+        topics = {robot.interface.arm_topic: self._arm, robot.interface.gripper_topic: self._gripper}
+        for topic, controller in topics.items():
+            self.create_subscription(
+                JointTrajectory, topic, lambda m, c=controller: self._on_trajectory(m, c), _qos.STREAM
+            )
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self._closing = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="simulation", daemon=True)
+        self._thread.start()
+        self.create_timer(0.5, self._report)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join(timeout=2.0)
+
+    def _on_trajectory(self, message: JointTrajectory, controller: TrajectoryController) -> None:
+        points = message.points
+        stamp = _convert.seconds(message.header.stamp)
+        with self._lock:
+            now = self._world.time
+            begins_in = stamp - self.get_clock().now().nanoseconds * 1e-9 if stamp else 0.0
+            try:
+                controller.accept(
+                    message.joint_names,
+                    [_convert.seconds(p.time_from_start) for p in points],
+                    [p.positions for p in points],
+                    [p.velocities for p in points] if points and all(len(p.velocities) for p in points) else None,
+                    now=now,
+                    start=now + begins_in,
+                )
+                self._rejected = ""
+            except TrajectoryRejectedError as error:
+                self._rejected = str(error)
+                self.get_logger().warning(f"trajectory rejected: {error}", throttle_duration_sec=1.0)
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._lock:
+            self._seed += 1
+            self._world.reset(self._seed)
+            self._arm.reset(self._world.robot.pose("start"))
+            self._gripper.reset(self._world.robot.gripper.command(1.0))
+            # The world's clock starts again at zero; so must the pacing that follows it.
+            self._begin = time.monotonic()
+        response.success, response.message = True, f"scene {self._seed}"
+        return response
+
+    def _run(self) -> None:
+        try:
+            # The OpenGL context belongs to the thread that made it.
+            with Camera(self._world) as camera:
+                self._loop(camera)
+        except Exception as error:  # told by _report, on the executor
+            self._failure = error
+
+    def _loop(self, camera: Camera) -> None:
+        tick = 1.0 / self._parameters.joint_states_hz
+        camera_period = 1.0 / self._parameters.camera_hz
+        with self._lock:
+            self._begin = time.monotonic()
+        next_image = time.monotonic()
+        while not self._closing.is_set():
+            with self._lock:
+                behind = time.monotonic() - self._begin - self._world.time
+                if behind > 0.2:  # the machine is too busy: let time go rather than race after it
+                    self._begin += behind
+                    self._late += 1
+                self._advance(self._world.time + tick)
+                due = self._begin + self._world.time
+            now = time.monotonic()
+            self._publish_joint_states()
+            if now >= next_image:
+                self._publish_image(camera)
+                next_image = max(next_image + camera_period, now)
+            self._closing.wait(max(0.0, due - time.monotonic()))
+
+    def _advance(self, until: float) -> None:
+        """Step physics up to a time of the world's clock."""
+        world = self._world
+        while world.time < until - world.timestep / 2:
+            world.set_arm_target(self._arm.sample(world.time)[0])
+            world.set_gripper_target(self._opening())
+            world.step()
+
+    def _opening(self) -> float:
+        """The gripper opening 0..1 that its controller wants now."""
+        finger = next(f for f in self._world.robot.gripper.fingers if f.name == self._gripper.joint_names[0])
+        return min(max(finger.opening(float(self._gripper.sample(self._world.time)[0][0])), 0.0), 1.0)
+
+    def _publish_joint_states(self) -> None:
+        reading = self._world.joint_state()
+        message = JointState(
+            name=list(reading.names),
+            position=reading.positions.tolist(),
+            velocity=reading.velocities.tolist(),
+            effort=reading.efforts.tolist(),
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._joint_states.publish(message)
+
+    def _publish_image(self, camera: Camera) -> None:
+        message = Image(encoding="rgb8", is_bigendian=0)
+        message.header.stamp = self.get_clock().now().to_msg()  # of the world that is drawn, not of the drawing's end
+        message.header.frame_id = self._parameters.camera_frame
+        pixels = camera.render()
+        message.height, message.width = pixels.shape[:2]
+        message.step = message.width * 3
+        message.data = array.array("B", pixels.tobytes())  # the only type that rclpy takes without a check of each byte
+        self._images.publish(message)
+
+    def _report(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._rejected:
+            self._diagnostics.set(WARN, f"trajectory rejected: {self._rejected}")
+        elif self._late:
+            self._diagnostics.set(WARN, f"slower than real time: {self._late} times more than 0.2 s behind")
+        else:
+            self._diagnostics.set(OK, "running in real time", seed=self._seed)
+
+
+def main() -> int:
+    return _spin.run(SimNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
