@@ -1,0 +1,276 @@
+"""What the package needs to know about an arm, read from config/robots/NAME.yaml and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from openvla_ros.errors import ConfigError
+from openvla_ros.paths import config_file, resource_file
+from openvla_ros.robots.interfaces import INTERFACES
+from openvla_ros.types import Array
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Vector3 = tuple[Finite, Finite, Finite]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Joint(_Frozen):
+    """One arm joint: limits [rad], max_velocity [rad/s], max_effort [N m]."""
+
+    name: str = Field(min_length=1)
+    lower: Finite
+    upper: Finite
+    max_velocity: Positive
+    max_effort: Positive
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Joint:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower {self.lower} must be below upper {self.upper}")
+        return self
+
+
+class Finger(_Frozen):
+    """One finger joint: its position when the gripper is closed and when it is open [m]."""
+
+    name: str = Field(min_length=1)
+    closed: Finite
+    open: Finite
+
+    @model_validator(mode="after")
+    def _moves(self) -> Finger:
+        if self.closed == self.open:
+            raise ValueError(f"closed and open are both {self.open}")
+        return self
+
+    def position(self, opening: float) -> float:
+        """Joint position [m] of an opening in 0 (closed) .. 1 (open). Raises ValueError outside, NaN included."""
+        if not 0.0 <= opening <= 1.0:
+            raise ValueError(f"gripper opening is {opening}; allowed is 0 (closed) to 1 (open)")
+        return self.closed + opening * (self.open - self.closed)
+
+    def opening(self, position: float) -> float:
+        """Opening of a measured joint position [m], not clipped: a sensor may read slightly past either end."""
+        return (position - self.closed) / (self.open - self.closed)
+
+
+class CrankLinkage(_Frozen):
+    """The motor crank that drives both fingers: horn_radius and arm_length [m] of a slider-crank."""
+
+    joint: str
+    horn_radius: Positive
+    arm_length: Positive
+
+    def angle(self, finger_position: float) -> float:
+        """Motor angle [rad] at a finger position [m] from the centre line, by the law of cosines."""
+        r, a, x = self.horn_radius, self.arm_length, abs(finger_position)
+        return float(np.pi / 2 - np.arccos(np.clip((r * r + x * x - a * a) / (2 * r * x), -1.0, 1.0)))
+
+
+class Gripper(_Frozen):
+    """A parallel gripper. max_effort [N] a finger; command_joints are those its controller takes, the rest mirror them."""
+
+    fingers: tuple[Finger, ...] = Field(min_length=1)
+    command_joints: tuple[str, ...] = Field(min_length=1)
+    max_velocity: Positive
+    max_effort: Positive
+    linkage: CrankLinkage | None = None
+
+    @model_validator(mode="after")
+    def _command_joints_are_fingers(self) -> Gripper:
+        unknown = set(self.command_joints) - {f.name for f in self.fingers}
+        if unknown:
+            raise ValueError(f"command_joints {sorted(unknown)} are not among the fingers")
+        return self
+
+    def command(self, opening: float) -> Array:
+        """Positions (len(command_joints),) [m] of an opening in 0..1. Raises ValueError outside, NaN included."""
+        by_name = {f.name: f for f in self.fingers}
+        return np.array([by_name[name].position(opening) for name in self.command_joints])
+
+    def opening(self, positions: dict[str, float]) -> float:
+        """Mean opening of the fingers whose positions [m] are given by name, clipped to 0..1; NaN stays NaN.
+
+        Raises ValueError if none of them is a finger of this gripper.
+        """
+        known = [f.opening(positions[f.name]) for f in self.fingers if f.name in positions]
+        if not known:
+            raise ValueError(
+                f"no finger position among {sorted(positions)}; needed is {[f.name for f in self.fingers]}"
+            )
+        return float(np.clip(np.mean(known), 0.0, 1.0))
+
+
+class Workspace(_Frozen):
+    """Box for the end-effector position in the base frame [m]."""
+
+    lower: Vector3
+    upper: Vector3
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workspace:
+        for axis, low, high in zip("xyz", self.lower, self.upper, strict=True):
+            if low >= high:
+                raise ValueError(f"{axis}: lower {low} must be below upper {high}")
+        return self
+
+
+class Semantics(Protocol):
+    """What an action's numbers mean, as a policy declares it."""
+
+    @property
+    def frame(self) -> str: ...
+    @property
+    def motion(self) -> str: ...
+    @property
+    def rotation(self) -> str: ...
+    @property
+    def gripper(self) -> str: ...
+
+
+class ActionSemantics(_Frozen):
+    """What an action's numbers must mean for this arm: see openvla_ros.types.Action."""
+
+    frame: Literal["base"]
+    motion: Literal["delta_end_effector"]
+    rotation: Literal["rpy_extrinsic"]
+    gripper: Literal["absolute_1_open"]
+
+
+class CommandInterface(_Frozen):
+    """How the arm's own driver is spoken to; topics are relative to the robot's namespace."""
+
+    name: str  # a key of openvla_ros.robots.interfaces.INTERFACES
+    arm_topic: str
+    gripper_topic: str
+    joint_states_topic: str
+
+
+class CartesianLimits(_Frozen):
+    """Speed limits of the end effector: max_linear [m/s], max_angular [rad/s]."""
+
+    max_linear: Positive
+    max_angular: Positive
+
+
+class RobotDescription(_Frozen):
+    """An arm. Joint arrays everywhere in the package are (n,), in the order of ``joints``."""
+
+    name: str
+    base_frame: str
+    model: Path  # MJCF, absolute; in YAML relative to resource/
+    end_effector_site: str
+    joints: tuple[Joint, ...] = Field(min_length=1)
+    gripper: Gripper
+    poses: dict[str, tuple[Finite, ...]]
+    workspace: Workspace
+    cartesian_limits: CartesianLimits
+    action: ActionSemantics
+    interface: CommandInterface
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_exists(cls, value: Any) -> Path:
+        path = resource_file(str(value))  # an absolute path stays itself
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; give an MJCF file, relative to resource/ or absolute")
+        return path
+
+    @field_validator("poses")
+    @classmethod
+    def _poses_within_limits(
+        cls, poses: dict[str, tuple[float, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[float, ...]]:
+        joints: tuple[Joint, ...] = info.data.get("joints", ())
+        if not joints:
+            return poses  # already reported
+        missing = {"start", "sleep"} - poses.keys()
+        if missing:
+            raise ValueError(f"{sorted(missing)} missing; needed are 'start' and 'sleep'")
+        for name, pose in poses.items():
+            if len(pose) != len(joints):
+                raise ValueError(f"{name} has {len(pose)} values for {len(joints)} joints")
+            for joint, value in zip(joints, pose, strict=True):
+                if not joint.lower <= value <= joint.upper:
+                    raise ValueError(f"{name}: {joint.name} {value} is outside {joint.lower} .. {joint.upper}")
+        return poses
+
+    @field_validator("interface")
+    @classmethod
+    def _interface_exists(cls, interface: CommandInterface) -> CommandInterface:
+        if interface.name not in INTERFACES:
+            raise ValueError(f"no command interface {interface.name!r}; there are {sorted(INTERFACES)}")
+        return interface
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> RobotDescription:
+        names = [*self.joint_names, *(f.name for f in self.gripper.fingers)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"joint names repeat: {names}")
+        return self
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        return tuple(j.name for j in self.joints)
+
+    @property
+    def lower(self) -> Array:
+        """(n,) [rad]."""
+        return np.array([j.lower for j in self.joints])
+
+    @property
+    def upper(self) -> Array:
+        """(n,) [rad]."""
+        return np.array([j.upper for j in self.joints])
+
+    @property
+    def max_velocity(self) -> Array:
+        """(n,) [rad/s]."""
+        return np.array([j.max_velocity for j in self.joints])
+
+    def require(self, semantics: Semantics) -> None:
+        """Raises ConfigError, naming every difference, unless a policy's actions mean what this arm accepts."""
+        wrong = [
+            f"{field} is {getattr(semantics, field)!r}, {self.name} accepts {accepted!r}"
+            for field, accepted in self.action.model_dump().items()
+            if getattr(semantics, field) != accepted
+        ]
+        if wrong:
+            raise ConfigError(f"the policy's actions do not fit the robot: {'; '.join(wrong)}")
+
+    def pose(self, name: str) -> Array:
+        """Joint positions (n,) [rad] of a stored pose. Raises ConfigError for an unknown name."""
+        if name not in self.poses:
+            raise ConfigError(f"{self.name} has no pose {name!r}; it has {sorted(self.poses)}")
+        return np.array(self.poses[name])
+
+
+def load_robot(name_or_path: str | Path) -> RobotDescription:
+    """The robot of a name in config/robots/, or of a YAML file.
+
+    Raises ConfigError naming each wrong field, or listing the robots there are.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = config_file("robots", f"{name_or_path}.yaml")
+    if not path.is_file():
+        known = sorted(p.stem for p in config_file("robots").glob("*.yaml"))
+        raise ConfigError(f"no robot {str(name_or_path)!r}: give one of {known}, or the path of a YAML file")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    try:
+        return RobotDescription.model_validate(values)
+    except ValidationError as error:
+        problems = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{path}:\n" + "\n".join(problems)) from error

@@ -1,0 +1,60 @@
+"""The JointTrajectory command interface: what ros2_control's JointTrajectoryController accepts, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from openvla_ros.robots.description import RobotDescription
+from openvla_ros.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTrajectory:
+    """Joint positions to pass through, for the arm's controller or the gripper's.
+
+    times: (k,) [s] from the start, positive and increasing; positions: (k, m) [rad or m], in the order of joint_names;
+    velocities: (k, m) or None. Without velocities the controller interpolates linearly; with them by cubics, and the
+    last row must then be zero (the controller's default refuses a trajectory that ends in motion).
+    Raises ValueError on shapes that do not agree, times that do not increase, or numbers that are not finite.
+    """
+
+    joint_names: tuple[str, ...]
+    times: Array
+    positions: Array
+    velocities: Array | None = None
+
+    def __post_init__(self) -> None:
+        shape = (len(self.times), len(self.joint_names))
+        for name, values, expected in (
+            ("times", self.times, shape[:1]),
+            ("positions", self.positions, shape),
+            ("velocities", self.velocities, shape),
+        ):
+            if values is None and name == "velocities":
+                continue
+            if np.shape(values) != expected or not np.isfinite(values).all():
+                raise ValueError(f"{name} must be finite and of shape {expected}, not {values}")
+        if shape[0] == 0 or self.times[0] <= 0 or (np.diff(self.times) <= 0).any():
+            raise ValueError(f"times must be positive and increasing, not {self.times}")
+        if self.velocities is not None and np.any(self.velocities[-1]):
+            raise ValueError(f"the last velocities must be zero, not {self.velocities[-1]}")
+
+
+def arm_trajectory(robot: RobotDescription, positions: Array, duration: float) -> ArmTrajectory:
+    """Waypoints (k, n) [rad] at even times, the last after duration [s], as ``Kinematics.path`` gives them."""
+    count = len(positions)
+    return ArmTrajectory(robot.joint_names, np.arange(1, count + 1) * (duration / count), np.asarray(positions))
+
+
+def hold(robot: RobotDescription, q: Array, duration: float = 0.1) -> ArmTrajectory:
+    """Replaces whatever the arm is executing: come to rest at q (n,) [rad] within duration [s] and stay."""
+    positions = np.asarray(q, dtype=np.float64)[None]
+    return ArmTrajectory(robot.joint_names, np.array([duration]), positions, np.zeros_like(positions))
+
+
+def gripper_trajectory(robot: RobotDescription, opening: float, duration: float) -> ArmTrajectory:
+    """The gripper moves to an opening in 0 (closed) .. 1 (open) within duration [s]. Raises ValueError outside 0..1."""
+    positions = robot.gripper.command(opening)[None]
+    return ArmTrajectory(robot.gripper.command_joints, np.array([duration]), positions)

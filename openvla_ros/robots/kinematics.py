@@ -1,0 +1,158 @@
+"""Forward and differential inverse kinematics of a described arm."""
+
+from __future__ import annotations
+
+import mink
+import mujoco
+import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
+
+from openvla_ros.errors import KinematicsError
+from openvla_ros.robots.description import RobotDescription
+from openvla_ros.robots.model import kinematic_model
+from openvla_ros.types import Array, Pose
+
+POSITION_TOLERANCE = 1e-4  # [m]
+ROTATION_TOLERANCE = 1e-3  # [rad]
+MAX_STEP = 0.3  # [rad] of any joint in one iteration, where the linear model still points the right way
+
+
+class Kinematics:
+    """Where the end effector is, and which joint positions bring it elsewhere. Base frame throughout.
+
+    Not thread-safe: it works on one MuJoCo state of its own.
+    """
+
+    def __init__(self, description: RobotDescription) -> None:
+        self.description = description
+        self._model = kinematic_model(description)
+        self._configuration = mink.Configuration(self._model)
+        self._site = self._model.site(description.end_effector_site).id
+        self._lower, self._upper = description.lower, description.upper
+        # Levenberg-Marquardt damping fades with the error, so it slows nothing near the target
+        self._frame_task = mink.FrameTask(self._site, "site", position_cost=1.0, orientation_cost=1.0, lm_damping=1e-2)
+        # keeps a redundant arm's elbow from drifting; too weak to bias the end effector
+        posture_task = mink.PostureTask(self._model, cost=1e-3, gain=0.02)
+        posture_task.set_target(description.pose("start"))
+        self._tasks = [self._frame_task, posture_task]
+        self._limits: list[mink.Limit] = [mink.ConfigurationLimit(self._model, gain=1.0)]
+
+    def forward(self, q: Array) -> Pose:
+        """Pose of the end effector at joint positions q (n,) [rad]. Raises ValueError on a wrong shape or NaN."""
+        self._configuration.update(self._checked(q))
+        return self._pose()
+
+    def jacobian(self, q: Array) -> Array:
+        """(6, n): end-effector velocity per joint velocity in base axes, linear [m] above angular [rad].
+
+        Raises ValueError on a wrong shape or NaN.
+        """
+        self._configuration.update(self._checked(q))
+        jacobian = np.zeros((6, self._model.nv))
+        mujoco.mj_jacSite(self._model, self._configuration.data, jacobian[:3], jacobian[3:], self._site)
+        return jacobian
+
+    def twist(self, q: Array, qd: Array) -> tuple[Array, Array]:
+        """Linear (3,) [m/s] and angular (3,) [rad/s] end-effector velocity in base axes. Raises as ``jacobian``."""
+        velocity = self.jacobian(q) @ self._checked(qd)
+        return velocity[:3], velocity[3:]
+
+    def solve(self, target: Pose, q_seed: Array, max_iterations: int = 100) -> Array:
+        """Joint positions (n,) [rad] that reach the target, on the solution branch of q_seed (n,) [rad].
+
+        A seed beyond a joint limit (a sensor may read so) starts from the limit. The result lies within limits.
+        Raises KinematicsError if the target is not met to POSITION_TOLERANCE and ROTATION_TOLERANCE, ValueError on a
+        wrong shape or NaN.
+        """
+        self._set_target(target)
+        q = np.clip(self._checked(q_seed), self._lower, self._upper)
+        self._configuration.update(q)
+        for _ in range(max_iterations):  # at least once: small motions must not vanish in the tolerance
+            q = np.clip(q + self._step(), self._lower, self._upper)
+            self._configuration.update(q)
+            if self._arrived():
+                return q
+        raise KinematicsError(self._shortfall(target, q))
+
+    def path(self, q_start: Array, target: Pose, duration: float, count: int) -> Array:
+        """Joint positions (count, n) [rad] along the straight line from q_start's pose to the target.
+
+        Waypoint i (from 1) is due at i * duration / count [s]: position interpolated linearly, rotation by slerp.
+        Start from the last commanded positions, not from measured ones that lag behind them.
+        Raises KinematicsError if a waypoint has no solution or needs more than a joint's max_velocity; the time is
+        never stretched, because the safety filter judged the motion with this duration. ValueError on a wrong shape,
+        NaN, a duration that is not positive, or count < 1.
+        """
+        if not (np.isfinite(duration) and duration > 0):
+            raise ValueError(f"duration is {duration} s; it must be positive and finite")
+        if count < 1:
+            raise ValueError(f"count is {count}; it must be at least 1")
+        self._checked_pose(target)
+        start = self.forward(q_start)
+        fractions = np.arange(1, count + 1) / count
+        points = start.position + fractions[:, None] * (target.position - start.position)
+        rotations = Slerp([0.0, 1.0], Rotation.concatenate([start.rotation, target.rotation]))(fractions)
+        q = self._checked(q_start)
+        waypoints = np.empty((count, len(q)))
+        for i, (point, quaternion) in enumerate(zip(points, rotations.as_quat(), strict=True)):
+            following = self.solve(Pose(point, quaternion), q)
+            self._check_speed(q, following, duration / count, f"waypoint {i + 1} of {count}")
+            waypoints[i] = q = following
+        return waypoints
+
+    def _pose(self) -> Pose:
+        data = self._configuration.data
+        return Pose.from_rotation(
+            data.site_xpos[self._site].copy(), Rotation.from_matrix(data.site_xmat[self._site].reshape(3, 3))
+        )
+
+    def _set_target(self, target: Pose) -> None:
+        self._checked_pose(target)
+        wxyz = np.roll(target.rotation.as_quat(), 1)
+        self._frame_task.set_target(mink.SE3(np.concatenate([wxyz, target.position])))
+
+    def _step(self) -> Array:
+        """One differential step (n,) [rad] towards the frame task's target, no joint further than MAX_STEP."""
+        try:
+            step = mink.solve_ik(
+                self._configuration, self._tasks, 1.0, solver="daqp", limits=self._limits, damping=1e-9
+            )
+        except mink.NoSolutionFound as error:
+            q = np.round(self._configuration.q, 3).tolist()
+            raise KinematicsError(f"the inverse kinematics solver found no step at joint positions {q}") from error
+        return step * min(1.0, MAX_STEP / max(float(np.abs(step).max()), 1e-12))
+
+    def _arrived(self) -> bool:
+        error = self._frame_task.compute_error(self._configuration)
+        return bool(np.linalg.norm(error[:3]) < POSITION_TOLERANCE and np.linalg.norm(error[3:]) < ROTATION_TOLERANCE)
+
+    def _shortfall(self, target: Pose, q: Array) -> str:
+        translation, rotvec = self._pose().motion_to(target)
+        at_limit = (q <= self._lower + 1e-3) | (q >= self._upper - 1e-3)
+        stuck = [n for n, hit in zip(self.description.joint_names, at_limit, strict=True) if hit]
+        limits = f" with {', '.join(stuck)} at a joint limit" if stuck else ""
+        return (
+            f"target position {np.round(target.position, 3).tolist()} m is not reachable: {self.description.name} stays "
+            f"{np.linalg.norm(translation) * 1e3:.1f} mm and {np.degrees(np.linalg.norm(rotvec)):.1f} deg away{limits}"
+        )
+
+    def _check_speed(self, q: Array, following: Array, dt: float, where: str) -> None:
+        speed = np.abs(following - q) / dt
+        worst = int(np.argmax(speed / self.description.max_velocity))
+        joint = self.description.joints[worst]
+        if speed[worst] > joint.max_velocity:
+            raise KinematicsError(
+                f"{where} needs {speed[worst]:.2f} rad/s of {joint.name}, which does {joint.max_velocity:.2f}: "
+                "allow more time, a shorter motion, or keep away from the singularity"
+            )
+
+    def _checked(self, q: Array) -> Array:
+        q = np.asarray(q, dtype=np.float64)
+        if q.shape != (self._model.nv,) or not np.isfinite(q).all():
+            raise ValueError(f"{q.tolist()} must be {self._model.nv} finite numbers: {self.description.joint_names}")
+        return q
+
+    @staticmethod
+    def _checked_pose(pose: Pose) -> None:
+        if not (np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all()):
+            raise ValueError(f"target {pose} is not finite")

@@ -1,0 +1,64 @@
+"""The MuJoCo model of a described arm: shapes from its MJCF, limits from its description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+import mujoco
+
+from openvla_ros.errors import ConfigError
+from openvla_ros.robots.description import RobotDescription
+
+
+def robot_spec(robot: RobotDescription, scene: Path | None = None) -> mujoco.MjSpec:
+    """The arm's MJCF, editable, with the description's joint ranges and effort limits put in; in a scene if given.
+
+    Raises ConfigError if a file does not parse or lacks a joint or site that the description names.
+    """
+    files = [robot.model] if scene is None else [scene, robot.model]
+    includes = "".join(f"<include file={quoteattr(str(file.resolve()))}/>" for file in files)
+    try:
+        spec = mujoco.MjSpec.from_string(f"<mujoco>{includes}</mujoco>")
+    except ValueError as error:
+        raise ConfigError(f"robot {robot.name}: not a valid MJCF model: {error}") from error
+    if spec.site(robot.end_effector_site) is None:
+        raise ConfigError(f"robot {robot.name}: end_effector_site {robot.end_effector_site!r} is not in {robot.model}")
+    for joint in robot.joints:
+        _limit(robot, spec, joint.name, (joint.lower, joint.upper), joint.max_effort)
+    for finger in robot.gripper.fingers:
+        ends = (min(finger.closed, finger.open), max(finger.closed, finger.open))
+        # the commanded finger's motor pushes them all
+        _limit(robot, spec, finger.name, ends, robot.gripper.max_effort * len(robot.gripper.fingers))
+    return spec
+
+
+def kinematic_model(robot: RobotDescription) -> mujoco.MjModel:
+    """The arm alone, its fingers fixed: nq == nv == n, in the description's joint order."""
+    spec = robot_spec(robot)
+    for element in [*spec.actuators, *spec.equalities, *spec.sensors]:
+        spec.delete(element)
+    for joint in list(spec.joints):
+        if joint.name not in robot.joint_names:
+            spec.delete(joint)
+    model = spec.compile()
+    order = tuple(model.joint(i).name for i in range(model.njnt))
+    if order != robot.joint_names:
+        raise ConfigError(f"robot {robot.name}: joints are {robot.joint_names}, but {robot.model} has them as {order}")
+    return model
+
+
+def _limit(
+    robot: RobotDescription, spec: mujoco.MjSpec, name: str, span: tuple[float, float], max_effort: float
+) -> None:
+    joint = spec.joint(name)
+    if joint is None:
+        raise ConfigError(f"robot {robot.name}: joint {name!r} is not in {robot.model}")
+    joint.limited = mujoco.mjtLimited.mjLIMITED_TRUE
+    joint.range = span
+    joint.actfrclimited = mujoco.mjtLimited.mjLIMITED_TRUE
+    joint.actfrcrange = (-max_effort, max_effort)
+    for actuator in spec.actuators:
+        if actuator.target == name:
+            actuator.ctrllimited = mujoco.mjtLimited.mjLIMITED_TRUE
+            actuator.ctrlrange = span
