@@ -13,7 +13,7 @@ from openvla_ros.errors import CheckpointError
 
 # Configuration, tokenizer and safetensors only: no pickles and no code is ever fetched.
 _HUB_FILES = ["*.json", "*.safetensors"]
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
@@ -22,7 +22,7 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     Raises CheckpointError where it is neither, or where the hub can't deliver it.
     """
     folder = Path(checkpoint).expanduser()
-    if folder.is_dir():
+    if checkpoint and folder.is_dir():
         return folder
     if not _HUB_ID.fullmatch(checkpoint):
         raise CheckpointError(

@@ -30,6 +30,10 @@ def load_policy(
     of the whole process, 0 leaves torch's choice. Raises CheckpointError or ConfigError.
     """
     folder = resolve_checkpoint(checkpoint)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is a LoRA adapter, not a model: merge it into its base model and load the result"
+        )
     model_type = read_json(folder / "config.json").get("model_type")
     if model_type not in FAMILIES:
         raise CheckpointError(

@@ -24,6 +24,7 @@ Shape = tuple[int, ...]
 
 def load_model(folder: Path, config: OpenVLAConfig, device: torch.device, dtype: torch.dtype) -> OpenVLA:
     """The model with its weights on ``device`` in ``dtype``, in eval mode. Raises CheckpointError."""
+    _refuse_oft(folder)
     used, unused = expected_shapes(config)
     files = weight_files(folder)
     where = {path: _read(path, device, lambda file: list(file.keys())) for path in files}
@@ -56,6 +57,13 @@ def expected_shapes(config: OpenVLAConfig) -> tuple[dict[str, Shape], dict[str, 
         for key, shape in unused_shapes(tower).items()
     }
     return used, unused
+
+
+def _refuse_oft(folder: Path) -> None:
+    """OpenVLA-OFT has the same config and tensors but decodes in parallel: run as OpenVLA, its actions are wrong."""
+    signs = [path.name for pattern in ("*--*_checkpoint.pt", "lora_adapter") for path in folder.glob(pattern)]
+    if signs:
+        raise CheckpointError(f"{folder} holds {', '.join(sorted(signs))}: OpenVLA-OFT checkpoints are not supported")
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -204,6 +204,8 @@ def _compare_outputs(
     compare("generated_ids", token_ids, EXACT)
     compare("normalized_action", normalized, EXACT)
     for key, stats in statistics.items():
+        if stats.dim != wanted_ids.size:
+            raise CheckpointError(f"'{key}' has {stats.dim} dimensions, the cases have {wanted_ids.size} action tokens")
         compare(f"action__{key}", stats.unnormalize(normalized), TOLERANCES["action"])
     if engine.precision == "bf16" and "bf16_generated_ids" in arrays:
         compare("bf16_generated_ids", token_ids, EXACT)
