@@ -77,7 +77,7 @@ class CrankLinkage(_Frozen):
 
 
 class Gripper(_Frozen):
-    """A parallel gripper. max_effort [N] a finger; command_joints are those its controller takes, the rest mirror them."""
+    """A parallel gripper: max_velocity [m/s], max_effort [N] a finger. Its controller takes command_joints only."""
 
     fingers: tuple[Finger, ...] = Field(min_length=1)
     command_joints: tuple[str, ...] = Field(min_length=1)

@@ -14,13 +14,15 @@ from openvla_ros.types import Array, Pose
 
 POSITION_TOLERANCE = 1e-4  # [m]
 ROTATION_TOLERANCE = 1e-3  # [rad]
+LIMIT_SLACK = 0.05  # [rad] that a measured joint may lie beyond its limit
 MAX_STEP = 0.3  # [rad] of any joint in one iteration, where the linear model still points the right way
 
 
 class Kinematics:
     """Where the end effector is, and which joint positions bring it elsewhere. Base frame throughout.
 
-    Not thread-safe: it works on one MuJoCo state of its own.
+    Joint arrays of a wrong shape raise ValueError; numbers that are not finite (a driver that lost a motor may report
+    NaN) raise KinematicsError, so that whoever plans a motion refuses it. Not thread-safe: it works on one state.
     """
 
     def __init__(self, description: RobotDescription) -> None:
@@ -38,34 +40,31 @@ class Kinematics:
         self._limits: list[mink.Limit] = [mink.ConfigurationLimit(self._model, gain=1.0)]
 
     def forward(self, q: Array) -> Pose:
-        """Pose of the end effector at joint positions q (n,) [rad]. Raises ValueError on a wrong shape or NaN."""
+        """Pose of the end effector at joint positions q (n,) [rad]."""
         self._configuration.update(self._checked(q))
         return self._pose()
 
     def jacobian(self, q: Array) -> Array:
-        """(6, n): end-effector velocity per joint velocity in base axes, linear [m] above angular [rad].
-
-        Raises ValueError on a wrong shape or NaN.
-        """
+        """(6, n): end-effector velocity per joint velocity in base axes, linear [m] above angular [rad]."""
         self._configuration.update(self._checked(q))
         jacobian = np.zeros((6, self._model.nv))
         mujoco.mj_jacSite(self._model, self._configuration.data, jacobian[:3], jacobian[3:], self._site)
         return jacobian
 
     def twist(self, q: Array, qd: Array) -> tuple[Array, Array]:
-        """Linear (3,) [m/s] and angular (3,) [rad/s] end-effector velocity in base axes. Raises as ``jacobian``."""
+        """Linear (3,) [m/s] and angular (3,) [rad/s] end-effector velocity in base axes."""
         velocity = self.jacobian(q) @ self._checked(qd)
         return velocity[:3], velocity[3:]
 
     def solve(self, target: Pose, q_seed: Array, max_iterations: int = 100) -> Array:
         """Joint positions (n,) [rad] that reach the target, on the solution branch of q_seed (n,) [rad].
 
-        A seed beyond a joint limit (a sensor may read so) starts from the limit. The result lies within limits.
-        Raises KinematicsError if the target is not met to POSITION_TOLERANCE and ROTATION_TOLERANCE, ValueError on a
-        wrong shape or NaN.
+        A seed up to LIMIT_SLACK beyond a joint limit (a sensor may read so) starts from the limit. The result lies
+        within limits.
+        Raises KinematicsError if the target is not met to POSITION_TOLERANCE and ROTATION_TOLERANCE.
         """
         self._set_target(target)
-        q = np.clip(self._checked(q_seed), self._lower, self._upper)
+        q = self._within_limits(q_seed)
         self._configuration.update(q)
         for _ in range(max_iterations):  # at least once: small motions must not vanish in the tolerance
             q = np.clip(q + self._step(), self._lower, self._upper)
@@ -80,19 +79,18 @@ class Kinematics:
         Waypoint i (from 1) is due at i * duration / count [s]: position interpolated linearly, rotation by slerp.
         Start from the last commanded positions, not from measured ones that lag behind them.
         Raises KinematicsError if a waypoint has no solution or needs more than a joint's max_velocity; the time is
-        never stretched, because the safety filter judged the motion with this duration. ValueError on a wrong shape,
-        NaN, a duration that is not positive, or count < 1.
+        never stretched, because the safety filter judged the motion with this duration.
         """
         if not (np.isfinite(duration) and duration > 0):
-            raise ValueError(f"duration is {duration} s; it must be positive and finite")
+            raise KinematicsError(f"the motion's duration is {duration} s; it must be positive and finite")
         if count < 1:
             raise ValueError(f"count is {count}; it must be at least 1")
         self._checked_pose(target)
-        start = self.forward(q_start)
+        q = self._within_limits(q_start)
+        start = self.forward(q)
         fractions = np.arange(1, count + 1) / count
         points = start.position + fractions[:, None] * (target.position - start.position)
         rotations = Slerp([0.0, 1.0], Rotation.concatenate([start.rotation, target.rotation]))(fractions)
-        q = self._checked(q_start)
         waypoints = np.empty((count, len(q)))
         for i, (point, quaternion) in enumerate(zip(points, rotations.as_quat(), strict=True)):
             following = self.solve(Pose(point, quaternion), q)
@@ -128,13 +126,12 @@ class Kinematics:
 
     def _shortfall(self, target: Pose, q: Array) -> str:
         translation, rotvec = self._pose().motion_to(target)
+        left = f"{np.linalg.norm(translation) * 1e3:.1f} mm and {np.degrees(np.linalg.norm(rotvec)):.1f} deg"
         at_limit = (q <= self._lower + 1e-3) | (q >= self._upper - 1e-3)
         stuck = [n for n, hit in zip(self.description.joint_names, at_limit, strict=True) if hit]
-        limits = f" with {', '.join(stuck)} at a joint limit" if stuck else ""
-        return (
-            f"target position {np.round(target.position, 3).tolist()} m is not reachable: {self.description.name} stays "
-            f"{np.linalg.norm(translation) * 1e3:.1f} mm and {np.degrees(np.linalg.norm(rotvec)):.1f} deg away{limits}"
-        )
+        limits = f", with {', '.join(stuck)} at a joint limit" if stuck else ""
+        goal = np.round(target.position, 3).tolist()
+        return f"target at {goal} m is not reachable: {self.description.name} stays {left} away{limits}"
 
     def _check_speed(self, q: Array, following: Array, dt: float, where: str) -> None:
         speed = np.abs(following - q) / dt
@@ -148,11 +145,27 @@ class Kinematics:
 
     def _checked(self, q: Array) -> Array:
         q = np.asarray(q, dtype=np.float64)
-        if q.shape != (self._model.nv,) or not np.isfinite(q).all():
-            raise ValueError(f"{q.tolist()} must be {self._model.nv} finite numbers: {self.description.joint_names}")
+        if q.shape != (self._model.nv,):
+            raise ValueError(f"{q.tolist()} are not {self._model.nv} numbers, for {self.description.joint_names}")
+        if not np.isfinite(q).all():
+            raise KinematicsError(f"joint values are not finite: {q.tolist()} of {self.description.joint_names}")
         return q
+
+    def _within_limits(self, q: Array) -> Array:
+        q = self._checked(q)
+        inside = np.clip(q, self._lower, self._upper)
+        beyond = np.abs(q - inside)
+        worst = int(np.argmax(beyond))
+        if beyond[worst] > LIMIT_SLACK:
+            joint = self.description.joints[worst]
+            raise KinematicsError(
+                f"{joint.name} is at {q[worst]:.3f} rad, outside {joint.lower:.3f} .. {joint.upper:.3f}: move the arm back"
+            )
+        return inside
 
     @staticmethod
     def _checked_pose(pose: Pose) -> None:
         if not (np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all()):
-            raise ValueError(f"target {pose} is not finite")
+            raise KinematicsError(f"the target is not finite: {pose}")
+        if abs(np.linalg.norm(pose.quaternion) - 1.0) > 1e-3:
+            raise KinematicsError(f"the target's quaternion is not of unit length: {pose.quaternion.tolist()}")

@@ -33,8 +33,7 @@ class Simulation:
         self.world.set_gripper_target(opening)
         self.world.step()
 
-    def run(self, duration: float) -> None:
-        """Step for a simulated duration [s]."""
-        end = self.world.time + duration
-        while self.world.time < end - self.world.timestep / 2:
+    def advance(self, until: float) -> None:
+        """Step up to a time [s] of the world's clock."""
+        while self.world.time < until - self.world.timestep / 2:
             self.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -43,8 +44,8 @@ def on_plate(world: World, colour: str) -> bool:
 
 
 def _tasks() -> dict[str, Task]:
-    lifts = [Task(f"lift the {c} block", lambda world, c=c: lifted(world, c)) for c in COLOURS]
-    places = [Task(f"put the {c} block on the plate", lambda world, c=c: on_plate(world, c)) for c in COLOURS]
+    lifts = [Task(f"lift the {c} block", partial(lifted, colour=c)) for c in COLOURS]
+    places = [Task(f"put the {c} block on the plate", partial(on_plate, colour=c)) for c in COLOURS]
     return {task.instruction: task for task in (*lifts, *places)}
 
 

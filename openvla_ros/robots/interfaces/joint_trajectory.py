@@ -27,25 +27,26 @@ class ArmTrajectory:
 
     def __post_init__(self) -> None:
         shape = (len(self.times), len(self.joint_names))
-        for name, values, expected in (
-            ("times", self.times, shape[:1]),
-            ("positions", self.positions, shape),
-            ("velocities", self.velocities, shape),
-        ):
-            if values is None and name == "velocities":
-                continue
-            if np.shape(values) != expected or not np.isfinite(values).all():
-                raise ValueError(f"{name} must be finite and of shape {expected}, not {values}")
+        _check("times", self.times, shape[:1])
+        _check("positions", self.positions, shape)
+        if self.velocities is not None:
+            _check("velocities", self.velocities, shape)
         if shape[0] == 0 or self.times[0] <= 0 or (np.diff(self.times) <= 0).any():
             raise ValueError(f"times must be positive and increasing, not {self.times}")
         if self.velocities is not None and np.any(self.velocities[-1]):
             raise ValueError(f"the last velocities must be zero, not {self.velocities[-1]}")
 
 
+def _check(name: str, values: Array, shape: tuple[int, ...]) -> None:
+    if np.shape(values) != shape or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite and of shape {shape}, not {values}")
+
+
 def arm_trajectory(robot: RobotDescription, positions: Array, duration: float) -> ArmTrajectory:
     """Waypoints (k, n) [rad] at even times, the last after duration [s], as ``Kinematics.path`` gives them."""
     count = len(positions)
-    return ArmTrajectory(robot.joint_names, np.arange(1, count + 1) * (duration / count), np.asarray(positions))
+    times = np.linspace(0.0, duration, count + 1)[1:]
+    return ArmTrajectory(robot.joint_names, times, positions)
 
 
 def hold(robot: RobotDescription, q: Array, duration: float = 0.1) -> ArmTrajectory:
