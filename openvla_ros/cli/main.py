@@ -1,7 +1,7 @@
 """The ``openvla-ros`` command: one verb, one module in this package.
 
-A verb module has ``HELP``, ``add_arguments(parser)`` and ``run(args) -> exit status``. It imports what is heavy or needs
-ROS inside ``run``, so that ``openvla-ros --help`` works and is quick everywhere.
+A verb module has ``HELP``, ``add_arguments(parser)`` and ``run(args) -> exit status``. It imports what is heavy or
+needs ROS inside ``run``, so that ``openvla-ros --help`` works and is quick everywhere.
 """
 
 from __future__ import annotations

@@ -121,7 +121,6 @@ def plot(trace: Trace, path: Path) -> None:
         axes[i].plot(times, commanded[:, i], color="tab:orange", linewidth=1, label="commanded")
         axes[i].plot(times, measured[:, i], color="tab:blue", linewidth=1, label="measured")
         axes[i].set_ylabel(label)
-    axes[6].plot(times, [s.gripper_commanded for s in trace.samples], color="tab:orange", linewidth=1)
     axes[6].plot(times, [s.gripper for s in trace.samples], color="tab:blue", linewidth=1)
     axes[6].set_ylabel("gripper (1 open)")
     axes[6].set_xlabel("time [s]")

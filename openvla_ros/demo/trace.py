@@ -48,7 +48,6 @@ class Sample:
     measured: Pose
     commanded: Pose | None
     gripper: float
-    gripper_commanded: float
 
 
 @dataclass

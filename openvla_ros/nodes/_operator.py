@@ -17,6 +17,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -98,6 +99,16 @@ class Operator:
     def instruct(self, text: str) -> None:
         """Publish the instruction (latched: later joiners get it too)."""
         self._instruction.publish(String(data=text))
+
+    def wait_for_delivery(self, topic: str, timeout: float = 5.0) -> None:
+        """Wait until a latched message sent on ``topic`` has reached at least one subscriber."""
+        publisher = {"instruction": self._instruction, "e_stop": self._e_stop}[topic]
+        deadline = time.monotonic() + timeout
+        while publisher.get_subscription_count() == 0:
+            if time.monotonic() > deadline:
+                raise OpenVLAError(f"nobody listens to '{topic}': is the graph running in this ROS domain?")
+            time.sleep(0.02)
+        publisher.wait_for_all_acked(Duration(seconds=timeout))
 
     def e_stop(self, pressed: bool) -> None:
         """Press or release the e-stop."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
+import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticUndefined
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -38,7 +38,18 @@ def _nest(values: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _ros_value(value: Any) -> Any:
+def _is_structured(info: Any) -> bool:
+    """Whether a field holds models in a list (keep-out boxes): a parameter can't, so it is a string of YAML."""
+    return any(isinstance(a, type) and issubclass(a, BaseModel) for a in get_args(info.annotation))
+
+
+def _ros_value(info: Any) -> Any:
+    """A field's default as a parameter takes it; None where it has none."""
+    if info.is_required():
+        return None
+    value = info.get_default(call_default_factory=True)
+    if _is_structured(info):
+        return yaml.safe_dump([box.model_dump() for box in value], default_flow_style=True).strip()
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -48,24 +59,26 @@ def declare(node: Node, model: type[Model]) -> Model:
     A nested model becomes ``group.name``. A field without default must be given. Raises ConfigError naming the field.
     """
     for name, info in _flatten(model).items():
-        default = None if info.is_required() else info.get_default(call_default_factory=True)
-        default = None if default is PydanticUndefined else _ros_value(default)
         # Dynamic typing lets `5` stand for 5.0 in a YAML file; pydantic does the checking.
         node.declare_parameter(
-            name, default, ParameterDescriptor(description=info.description or "", dynamic_typing=True)
+            name, _ros_value(info), ParameterDescriptor(description=info.description or "", dynamic_typing=True)
         )
     return read(node, model)
 
 
 def read(node: Node, model: type[Model], changed: list[Parameter] | None = None) -> Model:
     """The current parameters of ``node`` as ``model``, with ``changed`` ones put in their place."""
-    values = {name: node.get_parameter(name).value for name in _flatten(model)}
+    fields = _flatten(model)
+    values = {name: node.get_parameter(name).value for name in fields}
     values |= {p.name: p.value for p in changed or [] if p.name in values}
     try:
+        values |= {name: yaml.safe_load(values[name]) for name, info in fields.items() if _is_structured(info)}
         return model.model_validate(_nest({k: v for k, v in values.items() if v is not None}))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or model.__name__}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"parameters of {node.get_name()}: {problems}") from None
+    except (ConfigError, yaml.YAMLError) as error:
+        raise ConfigError(f"parameters of {node.get_name()}: {error}") from None
 
 
 def accept(check: Any) -> SetParametersResult:

@@ -1,0 +1,24 @@
+"""What the verbs that act on a running graph share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openvla_ros.nodes._operator import Operator
+
+
+def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--domain", type=int, help="ROS domain (default: ROS_DOMAIN_ID)")
+    parser.add_argument("--namespace", default="", help="namespace of the graph")
+
+
+def open_operator(args: argparse.Namespace) -> Operator:
+    """An operator in the graph that the arguments name, on the transport that the graph uses."""
+    from openvla_ros.bringup.graph import environment
+    from openvla_ros.nodes._operator import Operator
+
+    os.environ.update(environment())
+    return Operator(domain=args.domain, namespace=args.namespace)

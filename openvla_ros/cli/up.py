@@ -1,0 +1,37 @@
+"""Starts a graph's nodes and keeps them running until Ctrl-C, for machines without `ros2 launch`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+from openvla_ros.bringup.graph import ARGUMENTS, GRAPHS
+
+HELP = "start a graph, until Ctrl-C"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("graph", choices=sorted(GRAPHS), help="which graph")
+    parser.add_argument("--domain", type=int, help="ROS domain (default: ROS_DOMAIN_ID)")
+    parser.add_argument("--namespace", default="", help="namespace of the whole graph")
+    for argument in ARGUMENTS:
+        parser.add_argument(f"--{argument.name.replace('_', '-')}", dest=argument.name, help=argument.description)
+
+
+def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from openvla_ros.bringup.processes import Processes
+
+    graph = replace(GRAPHS[args.graph](), namespace=args.namespace)
+    for argument in ARGUMENTS:
+        value = getattr(args, argument.name)
+        if value is not None:
+            graph = graph.with_argument(argument.name, value)
+    if args.domain is not None:
+        os.environ["ROS_DOMAIN_ID"] = str(args.domain)
+    with Processes(graph) as nodes:
+        while True:
+            nodes.check()
+            time.sleep(0.5)
