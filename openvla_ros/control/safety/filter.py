@@ -1,0 +1,332 @@
+"""The safety filter: (action, arm state, configuration, clock) -> (command, reasons). Not a certified safety system."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from openvla_ros.control import quaternion
+from openvla_ros.control.safety import rules
+from openvla_ros.control.safety.config import SafetyConfig
+from openvla_ros.control.safety.decision import Decision, State, Verdict
+from openvla_ros.control.safety.motion import Accepted, Context, Motion, Refused, Seen, to_action
+from openvla_ros.control.safety.rules.finite import arm_state_problem
+from openvla_ros.control.safety.rules.freeze import is_still
+from openvla_ros.control.safety.rules.fresh import arm_state_age_problem
+from openvla_ros.errors import ConfigError
+from openvla_ros.types import ArmState, Command, Pose, RuleReport, StampedAction
+
+__all__ = ["Decision", "SafetyFilter", "State", "Verdict"]
+
+_MAX_ROUNDS = 8  # limits narrow a motion until none has anything left to do; two rounds are usual
+
+
+class SafetyFilter:
+    """Turns actions into bounded absolute commands, and stops the arm. Not thread-safe: one caller at a time.
+
+    ``now`` [s] is the clock of the stamps. The target of a command starts from the last accepted target, or from the
+    measured pose after a start, a stop or a loss of the arm state.
+    """
+
+    def __init__(self, config: SafetyConfig) -> None:
+        self._state = State.WAITING
+        self._now = -math.inf
+        self._arm: ArmState | None = None
+        self._arm_rejected: RuleReport | None = None
+        self._stop_reason = ""
+        self._pressed = False
+        self._accepted: Accepted | None = None
+        self._motion_started = -math.inf
+        self._seen: Seen | None = None
+        self._not_before = -math.inf
+        self._still_actions = 0
+        self._heartbeat = -math.inf
+        self._command: Command | None = None
+        self._configure(config)
+
+    @property
+    def state(self) -> State:
+        """As of the last call that passed a time."""
+        return self._state
+
+    @property
+    def last_command(self) -> Command | None:
+        return self._command
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the filter is STOPPED: the first cause since the last reset. Empty when it is not."""
+        return self._stop_reason
+
+    @property
+    def stop_pressed(self) -> bool:
+        return self._pressed
+
+    @property
+    def config(self) -> SafetyConfig:
+        return self._config
+
+    def on_arm_state(self, state: ArmState) -> None:
+        """The newest measurement. One that cannot be believed counts as if it had not arrived, and is reported."""
+        problem = arm_state_problem(state)
+        if problem:
+            self._arm_rejected = RuleReport("arm_state", f"arm state not accepted: {problem}")
+        else:
+            self._arm = state
+
+    def on_heartbeat(self, now: float) -> None:
+        """The operator is there. Needed only where ``deadman.timeout_s`` is set."""
+        if math.isfinite(now):
+            self._heartbeat = now
+
+    def on_action(self, action: StampedAction, now: float) -> Decision:
+        """Judges one action. The command of the decision, if there is one, is a motion or a HOLD."""
+        hold, reports = self._watch(now)
+        try:
+            context = self._judge(action)
+            asked = self._motion(action)
+            motion, limited = self._narrow(asked, context)
+        except Refused as refusal:
+            if refusal.hold:
+                hold = self._hold(action)
+                self._enter(State.HOLDING)
+            reports += refusal.reports
+            return Decision(self._state, Verdict.REFUSED, hold, tuple(reports), action.action, None, action.sequence)
+        self._state = State.ACTIVE
+        command = self._accept(action, motion, context)
+        unchanged = motion is asked
+        verdict = Verdict.ACCEPTED if unchanged else Verdict.LIMITED
+        filtered = action.action if unchanged else to_action(motion)
+        return Decision(self._state, verdict, command, (*reports, *limited), action.action, filtered, action.sequence)
+
+    def tick(self, now: float) -> Decision:
+        """The passing of time, at 50 Hz or more: notices silence, stale arm states, contact, a clock that jumps."""
+        hold, reports = self._watch(now)
+        return self._answer(hold, *reports)
+
+    def stop(self, source: str, now: float) -> Decision:
+        """Stops the arm and latches. Always answers with a HOLD, also when stopped already."""
+        self._advance(now)
+        return self._answer(self._latch(source))
+
+    def press(self, pressed: bool, now: float) -> Decision:
+        """The level of the stop button. Pressed stops and latches; released re-arms nothing."""
+        rises = pressed and not self._pressed
+        self._pressed = pressed
+        if rises or (pressed and self._state is not State.STOPPED):
+            return self.stop("e-stop pressed", now)
+        return self.tick(now)
+
+    def reset(self, now: float) -> tuple[bool, str]:
+        """Re-arms after a stop: (whether it did, what was done or what stands in the way)."""
+        if not self._stop_reason:
+            return True, "not stopped: nothing to reset"
+        problem = self._advance(now)
+        obstacles = [problem, self._arm_problem(), *self._alarms()]
+        details = [obstacle.detail for obstacle in obstacles if obstacle is not None]
+        if self._pressed:
+            details.insert(0, "the stop is still pressed")
+        if details:
+            return False, f"not reset, stopped by {self._stop_reason}: " + "; ".join(details)
+        was, self._stop_reason = self._stop_reason, ""
+        self._enter(State.HOLDING)
+        self._not_before = self._now
+        return True, f"re-armed after {was}; the next action starts from the measured pose, with small steps"
+
+    def update(self, config: SafetyConfig) -> None:
+        """Takes new parameters. ConfigError while the arm moves, for those that must not change under it."""
+        moving = self._state is State.ACTIVE or (self._accepted is not None and self._now < self._accepted.until)
+        for (name, old, facts), (_, new, _) in zip(self._config.fields(), config.fields(), strict=True):
+            if moving and old != new and not facts["live"]:
+                raise ConfigError(
+                    f"{name} cannot change while the arm is moving: stop the filter, change it, then reset"
+                )
+        self._configure(config)
+
+    def _configure(self, config: SafetyConfig) -> None:
+        self._config = config
+        self._gates = [rule(config) for rule in rules.GATES]
+        self._limits = [rule(config) for rule in rules.LIMITS]
+        self._monitors = [rule(config) for rule in rules.MONITORS]
+
+    # Time and state
+
+    def _watch(self, now: float) -> tuple[Command | None, list[RuleReport]]:
+        """Takes the time and enters the state that follows: (a HOLD where the arm must stop for it, what happened)."""
+        rejected, self._arm_rejected = self._arm_rejected, None
+        reports = [rejected] if rejected else []
+        fault = self._advance(now)
+        if fault is None and not self._stop_reason:
+            fault = next(iter(self._alarms()), None)
+        if fault is not None:
+            reports.append(fault)
+            return (None if self._stop_reason else self._latch(fault.detail)), reports
+        if self._stop_reason:
+            return None, reports
+        if self._arm_problem():
+            hold = self._hold() if self._accepted else None
+            self._enter(State.WAITING)
+            return hold, reports
+        if self._state is State.WAITING:
+            self._enter(State.HOLDING)
+            self._not_before = self._now
+        elif self._silence() > self._config.watchdog.silence_s:
+            self._state = State.HOLDING
+        return None, reports
+
+    def _advance(self, now: float) -> RuleReport | None:
+        """Takes the time. A clock that went backwards makes everything known so far worthless, and is a fault."""
+        if not math.isfinite(now):
+            return RuleReport("clock", f"the time is not finite: {now}")
+        back = self._now - now
+        self._now = max(self._now, now)
+        if back <= self._config.clock.backwards_tolerance_s:
+            return None
+        self._now = now
+        self._arm = self._seen = None
+        self._heartbeat = -math.inf
+        limit = self._config.clock.backwards_tolerance_s
+        return RuleReport("clock", "the clock went backwards [s]", back, 0.0, limit)
+
+    def _arm_problem(self) -> RuleReport | None:
+        limits = self._config.freshness
+        return arm_state_age_problem(self._arm, self._now, limits.arm_state_max_age_s, limits.future_tolerance_s)
+
+    def _alarms(self) -> list[RuleReport]:
+        context = self._context()
+        return [report for monitor in self._monitors if (report := monitor(context)) is not None]
+
+    def _silence(self) -> float:
+        """Seconds without an accepted action."""
+        return math.inf if self._accepted is None else self._now - self._accepted.at
+
+    def _enter(self, state: State) -> None:
+        """Enters a state in which the arm has no target to go on from: the next motion starts where it is measured."""
+        self._state = state
+        self._accepted = None
+
+    def _latch(self, reason: str) -> Command:
+        self._stop_reason = self._stop_reason or reason
+        self._enter(State.STOPPED)
+        return self._hold()
+
+    def _why(self) -> RuleReport | None:
+        """Why the state is not ACTIVE."""
+        if self._state is State.STOPPED:
+            return RuleReport("stopped", self._stop_reason)
+        if self._state is State.WAITING:
+            return self._arm_problem()
+        if self._state is State.HOLDING:
+            limit = self._config.watchdog.silence_s
+            return RuleReport("watchdog", "no valid action for [s]", self._silence(), float("nan"), limit)
+        return None
+
+    def _answer(self, command: Command | None, *reports: RuleReport) -> Decision:
+        why = self._why()
+        return Decision(self._state, Verdict.NO_ACTION, command, (*reports, why) if why else reports)
+
+    # From an action to a command
+
+    def _context(self) -> Context:
+        starts = self._silence() > self._config.ramp_in.after_silence_s
+        return Context(
+            now=self._now,
+            arm=self._arm,
+            stop_reason=self._stop_reason,
+            active=self._state is State.ACTIVE,
+            accepted=self._accepted,
+            seen=self._seen,
+            not_before=self._not_before,
+            motion_started=self._now if starts else self._motion_started,
+            still_actions=self._still_actions,
+            heartbeat=self._heartbeat,
+        )
+
+    def _judge(self, action: StampedAction) -> Context:
+        """Asks every gate; Refused with all that object."""
+        context = self._context()
+        reports: list[RuleReport] = []
+        for gate in self._gates:
+            reports += gate(action, context)
+        if reports:
+            raise Refused(*reports)
+        self._seen = Seen(action.sequence, action.stamp, action.observation_stamp)
+        still = is_still(action.action, self._accepted, self._config.freeze)
+        self._still_actions = self._still_actions + 1 if still else 0
+        return self._context()
+
+    def _motion(self, action: StampedAction) -> Motion:
+        """What is asked, from where the arm is commanded to be."""
+        anchor = self._accepted.target if self._accepted else self._measured()
+        translation = np.array(action.action.translation, dtype=np.float64)
+        rotvec = quaternion.to_rotvec(quaternion.from_rpy(action.action.rotation))
+        return Motion(anchor, translation, rotvec, float(action.action.gripper), float(action.duration))
+
+    def _narrow(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:
+        """Applies every limit until none has anything left to do: what comes out satisfies all of them."""
+        reports: list[RuleReport] = []
+        content = 0  # how many in a row had nothing to do
+        for limit in self._limits * _MAX_ROUNDS:
+            before, (motion, found) = motion, limit(motion, context)
+            reports += found
+            content = content + 1 if motion is before else 0
+            if content >= len(self._limits):
+                break
+        if content >= len(self._limits) and motion.is_finite():
+            return motion, _first_of_each(reports)
+        raise Refused(*reports, RuleReport("unsettled", "the limits leave no motion that satisfies all of them"))
+
+    def _accept(self, action: StampedAction, motion: Motion, context: Context) -> Command:
+        target = _frozen(motion.target())
+        time = context.time_for(motion)
+        self._motion_started = context.motion_started
+        self._accepted = Accepted(
+            target=target,
+            linear_velocity=motion.translation / time,
+            angular_velocity=motion.rotvec / time,
+            gripper=motion.gripper,
+            at=self._now,
+            until=self._now + motion.duration,
+        )
+        return self._send(target, motion.gripper, motion.duration, action)
+
+    def _hold(self, action: StampedAction | None = None) -> Command:
+        """Stop and hold. The target only informs: measured, else last commanded, else the base frame's origin."""
+        if self._arm is not None:
+            target = self._measured()
+        else:
+            target = self._command.target if self._command else Pose(np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]))
+        # As last commanded, not as measured: a held object stays held.
+        gripper = self._command.gripper if self._command else self._arm.gripper if self._arm else 0.0
+        return self._send(target, gripper, 0.0, action, hold=True)
+
+    def _send(
+        self, target: Pose, gripper: float, duration: float, action: StampedAction | None, hold: bool = False
+    ) -> Command:
+        self._command = Command(
+            target=target,
+            gripper=gripper,
+            duration=duration,
+            sequence=self._command.sequence + 1 if self._command else 1,
+            action_sequence=action.sequence if action else 0,
+            episode_id=action.episode_id if action else "",
+            hold=hold,
+        )
+        return self._command
+
+    def _measured(self) -> Pose:
+        assert self._arm is not None
+        pose = self._arm.pose
+        return _frozen(Pose(np.array(pose.position), pose.quaternion / np.linalg.norm(pose.quaternion)))
+
+
+def _first_of_each(reports: list[RuleReport]) -> list[RuleReport]:
+    """A rule may fire again in a later round; what it was asked at first is what counts."""
+    return list({(report.rule, report.detail): report for report in reversed(reports)}.values())[::-1]
+
+
+def _frozen(pose: Pose) -> Pose:
+    """The pose, its arrays read-only: whoever gets it cannot change where the next motion starts."""
+    pose.position.flags.writeable = pose.quaternion.flags.writeable = False
+    return pose

@@ -1,0 +1,57 @@
+"""The rules of the safety filter, in their order. A new rule is one file and one line here.
+
+Each is built from the whole SafetyConfig; ``motion.py`` says what the three kinds are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from openvla_ros.control.safety.config import SafetyConfig
+from openvla_ros.control.safety.motion import Gate, Limit, Monitor
+from openvla_ros.control.safety.rules.acceleration import Acceleration
+from openvla_ros.control.safety.rules.contact import Effort, Wrench
+from openvla_ros.control.safety.rules.deadman import Deadman
+from openvla_ros.control.safety.rules.duration import Duration
+from openvla_ros.control.safety.rules.finite import Finite
+from openvla_ros.control.safety.rules.freeze import Freeze
+from openvla_ros.control.safety.rules.fresh import Fresh
+from openvla_ros.control.safety.rules.gripper import Gripper
+from openvla_ros.control.safety.rules.keep_out import KeepOut
+from openvla_ros.control.safety.rules.latch import Latch
+from openvla_ros.control.safety.rules.order import Order
+from openvla_ros.control.safety.rules.plausible import Plausible
+from openvla_ros.control.safety.rules.ramp_in import RampIn
+from openvla_ros.control.safety.rules.rate import Rate
+from openvla_ros.control.safety.rules.speed import Speed
+from openvla_ros.control.safety.rules.step import Step
+from openvla_ros.control.safety.rules.tracking import Tracking
+from openvla_ros.control.safety.rules.workspace import Workspace
+
+GATES: tuple[Callable[[SafetyConfig], Gate], ...] = (
+    Finite,
+    Plausible,
+    Fresh,
+    Order,
+    Rate,
+    Latch,
+)
+
+LIMITS: tuple[Callable[[SafetyConfig], Limit], ...] = (
+    Duration,
+    RampIn,
+    Step,
+    Speed,
+    Acceleration,
+    Tracking,
+    Workspace,
+    KeepOut,
+    Gripper,
+    Freeze,
+)
+
+MONITORS: tuple[Callable[[SafetyConfig], Monitor], ...] = (
+    Wrench,
+    Effort,
+    Deadman,
+)

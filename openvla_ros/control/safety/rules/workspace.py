@@ -1,0 +1,87 @@
+"""The end effector stays in a box, in position and in orientation.
+
+Position is clipped component by component: the arm slides along a wall. Orientation is bounded as the rotation vector
+from a reference orientation (see ``config.Workspace``), and a rotation that would leave the bounds is scaled until it
+does not. Where the arm starts outside, it may move inwards only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openvla_ros.control import quaternion
+from openvla_ros.control.safety.config import AXES, SafetyConfig, Vector
+from openvla_ros.control.safety.motion import Context, Motion, largest_share, length
+from openvla_ros.types import Array, RuleReport
+
+CODE = "workspace"
+_ON_THE_WALL = 1e-6  # [m], [rad] beyond a bound that are no start outside
+_ROUNDING = 1e-9  # [m], [rad] beyond a bound that are let pass
+
+
+class Workspace:
+    def __init__(self, config: SafetyConfig) -> None:
+        box = config.workspace
+        self._lower, self._upper = box.lower_m, box.upper_m
+        self._rotation_lower, self._rotation_upper = box.rotation_lower_rad, box.rotation_upper_rad
+        reference = np.array(box.reference_quaternion)
+        self._from_reference = quaternion.inverse(reference / np.linalg.norm(reference))
+
+    def __call__(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:
+        motion, reports = self._position(motion)
+        motion, more = self._orientation(motion)
+        return motion, reports + more
+
+    def _position(self, motion: Motion) -> tuple[Motion, list[RuleReport]]:
+        start, step, reports = motion.anchor.position.tolist(), motion.translation.tolist(), []
+        bounds = _inwards_only(self._lower, self._upper, start)
+        for i, (lower, upper) in enumerate(bounds):
+            asked = start[i] + step[i]
+            if lower - _ROUNDING <= asked <= upper + _ROUNDING:
+                continue
+            allowed, limit = (lower, self._lower[i]) if asked < lower else (upper, self._upper[i])
+            reports.append(RuleReport(CODE, f"{AXES[i]} [m] clipped", asked, allowed, limit))
+            step[i] = min(max(allowed - start[i], min(step[i], 0.0)), max(step[i], 0.0))  # shortened, never turned
+        return (motion.with_translation(np.array(step)), reports) if reports else (motion, reports)
+
+    def _orientation(self, motion: Motion) -> tuple[Motion, list[RuleReport]]:
+        if length(motion.rotvec) == 0:
+            return motion, []
+        start = quaternion.to_rotvec(quaternion.multiply(motion.anchor.quaternion, self._from_reference))
+        bounds = _inwards_only(self._rotation_lower, self._rotation_upper, start.tolist())
+
+        def at(share: float) -> list[float]:
+            turned = quaternion.multiply(quaternion.from_rotvec(share * motion.rotvec), motion.anchor.quaternion)
+            rotvec = quaternion.to_rotvec(quaternion.multiply(turned, self._from_reference))
+            return _nearest(rotvec, start).tolist()
+
+        def outside(share: float) -> list[int]:
+            return [i for i, v in enumerate(at(share)) if not bounds[i][0] - _ROUNDING <= v <= bounds[i][1] + _ROUNDING]
+
+        if not outside(1.0):
+            return motion, []
+        share = largest_share(lambda share: not outside(share))
+        asked, allowed = at(1.0), at(share)
+        reports = []
+        for i in outside(1.0):
+            limit = self._rotation_lower[i] if asked[i] < bounds[i][0] else self._rotation_upper[i]
+            detail = f"rotation about {AXES[i]} from the reference [rad]: rotation scaled"
+            reports.append(RuleReport(CODE, detail, asked[i], allowed[i], limit))
+        return motion.with_rotvec(share * motion.rotvec), reports
+
+
+def _inwards_only(lower: Vector, upper: Vector, start: list[float]) -> list[tuple[float, float]]:
+    """(lower, upper) of each axis, widened to a start that lies outside of them."""
+    return [
+        (s if s < low - _ON_THE_WALL else low, s if s > high + _ON_THE_WALL else high)
+        for low, high, s in zip(lower, upper, start, strict=True)
+    ]
+
+
+def _nearest(rotvec: Array, other: Array) -> Array:
+    """Of the two rotation vectors (3,) of one rotation, up to a turn, that nearer to ``other``: no jump at pi."""
+    angle = length(rotvec)
+    if angle < np.pi / 2:  # the other one is further from everything within a step of this one
+        return rotvec
+    around = rotvec * (1 - 2 * np.pi / angle)
+    return rotvec if length(rotvec - other) <= length(around - other) else around
