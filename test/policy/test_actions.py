@@ -109,7 +109,7 @@ def test_unnorm_key_rules() -> None:
 
 def test_dataset_statistics_json_replaces_norm_stats(tmp_path: Path) -> None:
     """finetune.py leaves the 25 datasets of the base model in config.json; un-normalising with one of them is wrong."""
-    config = {"norm_stats": {"bridge_orig": {}}}
+    config: dict[str, Any] = {"norm_stats": {"bridge_orig": {}}}
     assert list(load_norm_stats(tmp_path, config)) == ["bridge_orig"]
     (tmp_path / "dataset_statistics.json").write_text('{"my_lab": {}}')
     assert list(load_norm_stats(tmp_path, config)) == ["my_lab"]
