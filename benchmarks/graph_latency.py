@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from sensor_msgs.msg import Image
 from openvla_ros import msg as ours
 from openvla_ros.bringup.graph import environment, sim
 from openvla_ros.bringup.processes import Processes
+from openvla_ros.demo.trace import Trace
 from openvla_ros.demo.watcher import Watcher
 from openvla_ros.nodes import _convert, _qos
 from openvla_ros.nodes._operator import Operator
@@ -138,24 +139,33 @@ def measure_graph(seconds: float) -> tuple[np.ndarray, np.ndarray, tuple[int, in
     """Spans of ours, with and without the wait of the newest image for the next control step."""
     graph = sim().with_parameters("policy", autostart=False).with_parameters("sim", camera_hz=1.0)
     nodes = tuple(replace(n, remappings={"image": "sim/image"}) if n.name == "sim" else n for n in graph.nodes)
-    with tempfile.TemporaryDirectory() as log, Processes(replace(graph, nodes=nodes), log_dir=Path(log)) as running:
-        with Operator("bench") as operator, roles("camera"):
-            watcher = Watcher(operator)
-            operator.wait_for("the arm", lambda: watcher.trace.samples, 60)
-            operator.transition("policy", "configure", 60)
-            watcher.mode = "non_blocking"
-            operator.instruct("lift the red block")
-            operator.transition("policy", "activate")
-            operator.wait_for("the first action", lambda: watcher.trace.steps, 30)
-            arrivals = Arrivals(operator)
-            time.sleep(seconds)
-            running.check()
-            trace = watcher.trace
-            inference = {s.sequence: s.span("inference_started", "inference_ended") for s in trace.steps.values()}
-            steps = [s for s in trace.steps.values() if s.span("image", "decided") is not None][3:]
-            total = np.array([s.span("image", "decided") - inference[s.sequence] for s in steps])
-            waits = np.array([s.span("image_received", "inference_started") for s in steps])
-            return total, total - waits, arrivals.lost()
+    with ExitStack() as stack:
+        log = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        running = stack.enter_context(Processes(replace(graph, nodes=nodes), log_dir=log))
+        operator = stack.enter_context(Operator("bench"))
+        stack.enter_context(roles("camera"))
+        trace = start_control(operator)
+        arrivals = Arrivals(operator)
+        time.sleep(seconds)
+        running.check()
+        lost = arrivals.lost()
+        operator.transition("policy", "deactivate")
+    steps = [s for s in trace.steps.values() if s.span("image", "decided") is not None][3:]
+    total = np.array([s.span("image", "decided") - s.span("inference_started", "inference_ended") for s in steps])
+    waits = np.array([s.span("image_received", "inference_started") for s in steps])
+    return total, total - waits, lost
+
+
+def start_control(operator: Operator) -> Trace:
+    """Non-blocking control has begun; everything from now on is in the trace."""
+    watcher = Watcher(operator)
+    operator.wait_for("the arm", lambda: watcher.trace.samples, 60)
+    operator.transition("policy", "configure", 60)
+    watcher.mode = "non_blocking"
+    operator.instruct("lift the red block")
+    operator.transition("policy", "activate")
+    operator.wait_for("the first action", lambda: watcher.trace.steps, 30)
+    return watcher.trace
 
 
 def main() -> None:
@@ -165,10 +175,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.role:
         rclpy.init()
-        try:
+        with suppress(KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
             ROLES[args.role]()
-        except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
-            pass
         return
     os.environ.update(environment())
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
