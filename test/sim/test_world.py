@@ -173,13 +173,16 @@ def test_pick_and_place(world, seed):
     hand.grip(0.0)
     assert world.fingers_touching(f"{colour}_block") == 2
     assert not lift.succeeded(world), "gripped, but still on the table"
+    hand.go(*block.position[:2], 0.02, yaw)
+    assert not lift.succeeded(world), "off the table, but not well above it"
     hand.go(*block.position[:2], 0.12, yaw)
     assert lift.succeeded(world)
     assert not any(lifted(world, c) for c in others)
 
     hand.go(*plate[:2], 0.10, 0.0)
     assert not place.succeeded(world), "above the plate, not on it"
-    hand.go(*plate[:2], 0.008, 0.0)
+    hand.go(*plate[:2], 0.003, 0.0)
+    assert world.touching(f"{colour}_block", "plate")
     assert not place.succeeded(world), "on the plate, still held"
     hand.grip(1.0)
     hand.go(*plate[:2], 0.10, 0.0)
