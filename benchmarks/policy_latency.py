@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._report import machine_line
 from openvla_ros.paths import resource_file
-from openvla_ros.policy.openvla.policy import PRECISIONS, Engine, OpenVLAPolicy
+from openvla_ros.policy.openvla.engine import PRECISIONS, Engine
+from openvla_ros.policy.openvla.policy import OpenVLAPolicy, choose_dataset
 
 INSTRUCTION = "put the spoon on the towel"
 STAGES = ("preprocess", "vision", "language model", "total")
@@ -99,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
 
     engine = Engine(args.checkpoint, device=args.device, precision=args.precision, threads=args.threads)
-    policy = OpenVLAPolicy(engine, args.checkpoint.name, args.unnorm_key)
+    policy = OpenVLAPolicy(engine, args.checkpoint.name, choose_dataset(args.checkpoint, args.unnorm_key))
     policy.warm_up()
     seconds = measure(policy, PlainLoop(engine, policy.statistics.dim), args.runs)
 

@@ -45,7 +45,7 @@ def _verify(args: argparse.Namespace) -> Report:
 
     from openvla_ros.policy.checkpoint import read_json, resolve_checkpoint
     from openvla_ros.policy.openvla.config import parse_config
-    from openvla_ros.policy.openvla.policy import Engine
+    from openvla_ros.policy.openvla.engine import Engine
     from openvla_ros.policy.openvla.tokens import ActionTokenizer
     from openvla_ros.policy.openvla.verification import kind_of, verify_actions, verify_cases
 

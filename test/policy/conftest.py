@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from openvla_ros.policy.openvla.policy import Engine
+from openvla_ros.policy.openvla.engine import Engine
 
 ROOT = Path(__file__).parents[2]
 

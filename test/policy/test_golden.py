@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from openvla_ros.cli.main import main
-from openvla_ros.policy.openvla.policy import Engine
+from openvla_ros.policy.openvla.engine import Engine
 from openvla_ros.policy.openvla.verification import verify_cases
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from openvla_ros.policy.openvla.engine import Engine
 from openvla_ros.policy.openvla.llama import RMSNorm
-from openvla_ros.policy.openvla.policy import Engine
 from openvla_ros.policy.openvla.processor import ImageProcessor
 from openvla_ros.policy.openvla.verification import verify_cases
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from openvla_ros.errors import CheckpointError
+from openvla_ros.policy.openvla.engine import Engine
 from openvla_ros.policy.openvla.loading import INDEX, SINGLE
-from openvla_ros.policy.openvla.policy import Engine
 from openvla_ros.policy.openvla.verification import verify_cases
 
 Tensors = dict[str, torch.Tensor]

@@ -14,7 +14,8 @@ import torch
 from openvla_ros.errors import CheckpointError, ConfigError, PolicyError
 from openvla_ros.policy.base import Policy
 from openvla_ros.policy.checkpoint import resolve_checkpoint
-from openvla_ros.policy.openvla.policy import Engine, OpenVLAPolicy
+from openvla_ros.policy.openvla.engine import Engine
+from openvla_ros.policy.openvla.policy import OpenVLAPolicy, choose_dataset
 from openvla_ros.policy.openvla.verification import verify_cases
 from openvla_ros.policy.registry import load_policy
 
@@ -28,7 +29,7 @@ def image() -> np.ndarray:
 
 @pytest.fixture
 def policy(engine: Engine) -> OpenVLAPolicy:
-    return OpenVLAPolicy(engine, "openvla-tiny", "bridge_orig")
+    return OpenVLAPolicy(engine, "openvla-tiny", choose_dataset(engine.folder, "bridge_orig"))
 
 
 def test_predicts_the_golden_actions(tiny: Path, golden: Path) -> None:
@@ -81,7 +82,7 @@ def test_one_prediction_leaves_nothing_for_the_next(policy: OpenVLAPolicy, image
     policy.predict(255 - image, INSTRUCTION + " and then, very slowly, go back to where you came from" * 5)
     again = policy.predict(image, INSTRUCTION)
     np.testing.assert_array_equal(again.token_ids, first.token_ids)
-    fresh = OpenVLAPolicy(Engine(policy.engine.folder), "", "bridge_orig").predict(image, INSTRUCTION)
+    fresh = load_policy(str(policy.engine.folder), unnorm_key="bridge_orig").predict(image, INSTRUCTION)
     np.testing.assert_array_equal(fresh.token_ids, first.token_ids)
 
 
@@ -202,6 +203,13 @@ def test_a_declared_dataset_drives(tiny_copy: Path, edit_json: Callable[..., Non
 def test_a_missing_or_unknown_unnorm_key_lists_the_keys(tiny: Path, unnorm_key: str | None) -> None:
     with pytest.raises(ConfigError, match="bridge_orig, tiny_lab"):
         load_policy(str(tiny), unnorm_key=unnorm_key)
+
+
+def test_a_wrong_unnorm_key_is_said_before_the_weights_are_read(tiny_copy: Path) -> None:
+    """15 GB take minutes to load."""
+    (tiny_copy / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="unnorm_key 'bridge'"):
+        load_policy(str(tiny_copy), unnorm_key="bridge")
 
 
 @pytest.mark.parametrize(

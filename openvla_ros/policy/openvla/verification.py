@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from openvla_ros.errors import CheckpointError
 from openvla_ros.policy.checkpoint import read_json
 from openvla_ros.policy.openvla.config import PROMPTS
-from openvla_ros.policy.openvla.policy import IMAGE_SENSITIVITY, Engine
+from openvla_ros.policy.openvla.engine import IMAGE_SENSITIVITY, Engine
 from openvla_ros.policy.openvla.processor import TextProcessor
 from openvla_ros.policy.openvla.statistics import ActionStatistics, choose_key, load_norm_stats
 from openvla_ros.policy.openvla.tokens import ActionTokenizer
@@ -134,11 +134,8 @@ def verify_cases(engine: Engine, folder: Path, each: Callable[[CaseList], Iterab
     Outside float32 what the model computes is informative only. ``each`` may wrap the cases in a progress bar. Raises
     CheckpointError for incomplete or damaged cases, PolicyError for a model that ignores the image.
     """
-    meta, arrays, pixel_arrays = (
-        read_json(folder / "cases.json"),
-        Arrays(folder / "cases.npz"),
-        Arrays(folder / "pixel_values.npz"),
-    )
+    meta = read_json(folder / "cases.json")
+    arrays, pixel_arrays = Arrays(folder / "cases.npz"), Arrays(folder / "pixel_values.npz")
     report = Report()
     moved = engine.check_sees()
     report.notes.append(f"two images move the logits by {moved:.1f} standard deviations (at least {IMAGE_SENSITIVITY})")
