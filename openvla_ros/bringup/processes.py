@@ -51,6 +51,8 @@ class Processes:
     def __enter__(self) -> Processes:
         try:
             for spec in self._graph.nodes:
+                if self._log_dir is not None:
+                    (self._log_dir / f"{spec.name}.log").unlink(missing_ok=True)
                 self.start(spec.name)
         except BaseException:
             self.stop()
@@ -95,10 +97,10 @@ class Processes:
         """Raise OpenVLAError, with the end of its log, if a node has ended by itself."""
         for name, process in self._running.items():
             if process.poll() is not None:
-                log = self._log_tail(name)
-                raise OpenVLAError(f"node '{name}' ended with status {process.returncode}{log}")
+                raise OpenVLAError(f"node '{name}' ended with status {process.returncode}{self.log_tail(name)}")
 
-    def _log_tail(self, name: str, lines: int = 15) -> str:
+    def log_tail(self, name: str, lines: int = 15) -> str:
+        """The end of a node's log, made to stand behind an error message."""
         if self._log_dir is None:
             return ""
         path = self._log_dir / f"{name}.log"

@@ -53,9 +53,9 @@ def print_tables(trace: Trace, console: Console) -> None:
     for mode in MODES:
         table.add_column(mode.replace("_", "-"), justify="right")
     rows: list[tuple[str, Any]] = [
-        ("time in control [s]", lambda f: f"{f['seconds']:.1f}"),
+        ("time in control, s", lambda f: f"{f['seconds']:.1f}"),
         ("steps (actions)", lambda f: str(f["steps"])),
-        ("achieved rate [Hz]", lambda f: f"{f['achieved_hz']:.2f}"),
+        ("achieved rate, Hz", lambda f: f"{f['achieved_hz']:.2f}"),
         ("filter's verdicts", lambda f: _counts(f["verdicts"])),
         ("motions' outcomes", lambda f: _counts(f["outcomes"])),
     ]
@@ -63,7 +63,7 @@ def print_tables(trace: Trace, console: Console) -> None:
         table.add_row(name, *(cell(figures[m]) for m in MODES))
     console.print(table)
 
-    hops = Table(title="Latency of each hop, p50 / p99 [ms]", title_justify="left")
+    hops = Table(title="Latency of each hop, p50 / p99, ms", title_justify="left")
     hops.add_column("")
     for mode in MODES:
         hops.add_column(mode.replace("_", "-"), justify="right")
@@ -73,7 +73,7 @@ def print_tables(trace: Trace, console: Console) -> None:
     hops.add_row("image -> command, in all", *(_pair(figures[m]["image_to_command_ms"]) for m in MODES))
     console.print(hops)
 
-    reasons = Table(title="Why the safety filter stepped in [actions]", title_justify="left")
+    reasons = Table(title="Why the safety filter stepped in, actions", title_justify="left")
     reasons.add_column("reason")
     for mode in MODES:
         reasons.add_column(mode.replace("_", "-"), justify="right")

@@ -41,7 +41,10 @@ class Scenario:
         with self._console.status("starting simulation, driver, safety filter, policy"):
             self._wait("the first camera image", lambda: self._watcher.trace.images > 0, START_TIMEOUT)
             self._wait("the first arm state", lambda: bool(self._watcher.trace.samples), START_TIMEOUT)
-            self._operator.transition("policy", "configure", START_TIMEOUT)
+            try:
+                self._operator.transition("policy", "configure", START_TIMEOUT)
+            except OpenVLAError as error:
+                raise OpenVLAError(f"{error}{self._nodes.log_tail('policy')}") from error
 
     def control(self, mode: str, with_stop: bool) -> None:
         """One control mode: instruction, on the way another one, and an e-stop where asked for."""

@@ -43,7 +43,7 @@ class Watcher:
         self._video = video
         operator.watch(ours.DeltaAction, "action", _qos.LATEST, self._on_action)
         operator.watch(ours.SafeCommand, "command", _qos.LATEST, self._on_command)
-        operator.watch(ours.SafetyStatus, "safety_status", _qos.LATCHED, self._on_status)
+        operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
         operator.watch(ours.ArmState, "arm_state", _qos.LATEST, self._on_arm_state)
         operator.watch(Image, "image", _qos.CAMERA, self._on_image)
 

@@ -5,6 +5,7 @@ Used by the CLI, the demo and the tests. Waiting is on messages (a condition var
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -50,8 +51,12 @@ class Operator:
         self._changed = threading.Condition()
         self._instruction = self.node.create_publisher(String, "instruction", _qos.LATCHED)
         self._e_stop = self.node.create_publisher(Bool, "e_stop", _qos.LATCHED)
-        self._thread = threading.Thread(target=self._executor.spin, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
 
     def __enter__(self) -> Operator:
         return self

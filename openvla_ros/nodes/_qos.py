@@ -17,4 +17,12 @@ LATCHED = QoSProfile(
     depth=1,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-"""What a late joiner must know: instruction, e-stop, safety status, episode."""
+"""What a late joiner must know: instruction, e-stop, episode."""
+
+STATUS = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=10,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+"""safety_status: a verdict must not be overwritten by the heartbeat that follows it."""

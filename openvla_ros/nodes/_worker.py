@@ -5,9 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rclpy.node import Node
+
+
+T = TypeVar("T")
 
 
 class Worker:
@@ -23,6 +26,22 @@ class Worker:
     def submit(self, job: Callable[[], Any], deliver: Callable[[Any], None]) -> None:
         """Run ``job`` in the thread, then ``deliver(result or exception)`` on the executor."""
         self._jobs.put((job, deliver))
+
+    def run(self, job: Callable[[], T]) -> T:
+        """Run ``job`` in the thread and wait for it. For what must happen in that thread, such as a model's warm-up."""
+        done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+        def reporting() -> None:
+            try:
+                done.put((job(), None))
+            except BaseException as error:
+                done.put((None, error))
+
+        self._jobs.put((reporting, lambda _: None))
+        result, error = done.get()
+        if error is not None:
+            raise error
+        return cast(T, result)
 
     def close(self) -> None:
         """Ask the thread to end after the job in hand. A job that hangs does not keep the process alive."""

@@ -7,6 +7,7 @@ without a fresh image and an instruction there is no inference, and a failed inf
 from __future__ import annotations
 
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,7 +62,7 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("policy")
-        self._parameters = _parameters.declare(self, PolicyParameters)
+        self._settings = _parameters.declare(self, PolicyParameters)
         self._diagnostics = Diagnostics(self)
         self._worker = Worker(self, "inference")
         self._policy: Policy | None = None
@@ -73,7 +74,7 @@ class PolicyNode(LifecycleNode):
         self._last_error = ""
         self._inputs: list[Any] = []
         self.add_on_set_parameters_callback(self._on_parameters)
-        if self._parameters.autostart:
+        if self._settings.autostart:
             self._start_timer = self.create_timer(0.0, self._autostart)
 
     def _now(self) -> float:
@@ -87,20 +88,16 @@ class PolicyNode(LifecycleNode):
             self.trigger_activate()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        p = self._parameters
         self._fault = ""
         try:
-            policy = load_policy(
-                p.checkpoint,
-                unnorm_key=p.unnorm_key or None,
-                device=p.device,
-                precision=p.precision,
-                threads=p.threads,
-            )
-            load_robot(p.robot).require(policy.semantics)
-            policy.warm_up()
+            # In the thread that will use it: libraries set themselves up per thread, at the first call.
+            policy = self._worker.run(self._load)
         except OpenVLAError as error:
             self._report_fault(str(error))
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # rclpy would swallow it: CUDA out of memory, a driver error, ...
+            self._report_fault(f"{type(error).__name__}: {error}")
+            self.get_logger().error(traceback.format_exc())
             return TransitionCallbackReturn.FAILURE
         self._policy = policy
         self._actions = self.create_lifecycle_publisher(ours.DeltaAction, "action", _qos.LATEST)
@@ -116,10 +113,24 @@ class PolicyNode(LifecycleNode):
         self.get_logger().info(f"policy ready: {policy.describe()}")
         return TransitionCallbackReturn.SUCCESS
 
+    def _load(self) -> Policy:
+        """The policy that the parameters name, warmed up. Raises OpenVLAError, or what its libraries raise."""
+        p = self._settings
+        policy = load_policy(
+            p.checkpoint,
+            unnorm_key=p.unnorm_key or None,
+            device=p.device,
+            precision=p.precision,
+            threads=p.threads,
+        )
+        load_robot(p.robot).require(policy.semantics)
+        policy.warm_up()
+        return policy
+
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._loop = make_loop(self._parameters.mode, self._parameters.loop)
+        self._loop = make_loop(self._settings.mode, self._settings.loop)
         self._loop.start(self._now(), self._instruction)
-        self.get_logger().info(f"{self._parameters.mode} control starts")
+        self.get_logger().info(f"{self._settings.mode} control starts")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -232,7 +243,7 @@ class PolicyNode(LifecycleNode):
             image_received=_convert.time_msg(image.received),
             inference_started=_convert.time_msg(started),
             inference_ended=_convert.time_msg(ended),
-            duration=_convert.duration_msg(self._parameters.loop.motion_duration),
+            duration=_convert.duration_msg(self._settings.loop.motion_duration),
             instruction=step.instruction,
             unnorm_key=self._policy.unnorm_key,
             normalized=prediction.normalized.tolist(),
@@ -261,7 +272,7 @@ class PolicyNode(LifecycleNode):
 
     def _report_waiting(self, loop: ControlLoop, wait: Wait) -> None:
         report = loop.report
-        values = {"mode": self._parameters.mode, "achieved_hz": f"{report.achieved_hz:.2f}", "waiting_for": wait.reason}
+        values = {"mode": self._settings.mode, "achieved_hz": f"{report.achieved_hz:.2f}", "waiting_for": wait.reason}
         if self._last_error:
             self._diagnostics.set(ERROR, f"no action: {self._last_error}", **values)
         elif wait.expected:
@@ -276,7 +287,7 @@ class PolicyNode(LifecycleNode):
                 raise ConfigError("the policy is active: deactivate it first (ros2 lifecycle set /policy deactivate)")
             if self._policy is not None and names & RELOADS:
                 raise ConfigError(f"{', '.join(sorted(names & RELOADS))}: clean up the policy node first")
-            self._parameters = _parameters.read(self, PolicyParameters, changed)
+            self._settings = _parameters.read(self, PolicyParameters, changed)
 
         return _parameters.accept(check)
 

@@ -32,20 +32,20 @@ class SafetyFilterNode(Node):
 
     def __init__(self) -> None:
         super().__init__("safety_filter")
-        self._parameters = _parameters.declare(self, NodeParameters)
+        self._settings = _parameters.declare(self, NodeParameters)
         self._filter = SafetyFilter(_parameters.declare(self, SafetyConfig))
         self._pressed = False
         self._last_status = 0.0
         self._action = ours.DeltaAction()  # the one being answered
         self._command = self.create_publisher(ours.SafeCommand, "command", _qos.LATEST)
-        self._status = self.create_publisher(ours.SafetyStatus, "safety_status", _qos.LATCHED)
+        self._status = self.create_publisher(ours.SafetyStatus, "safety_status", _qos.STATUS)
         self._diagnostics = Diagnostics(self)
         self.create_subscription(ours.DeltaAction, "action", self._on_action, _qos.LATEST)
         self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, _qos.LATEST)
         self.create_subscription(Bool, "e_stop", self._on_e_stop, _qos.LATCHED)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_service(Trigger, "~/reset", self._on_reset)
-        self.create_timer(1.0 / self._parameters.tick_hz, self._on_timer)
+        self.create_timer(1.0 / self._settings.tick_hz, self._on_timer)
         self.add_on_set_parameters_callback(self._on_parameters)
 
     def _now(self) -> float:
@@ -81,7 +81,7 @@ class SafetyFilterNode(Node):
         before = self._filter.state
         decision = self._filter.tick(now)
         # `now` may run backwards when the system clock is set; the heartbeat must not stop for that.
-        due = not 0.0 <= now - self._last_status < 1.0 / self._parameters.status_hz
+        due = not 0.0 <= now - self._last_status < 1.0 / self._settings.status_hz
         if decision.command is not None or decision.state is not before or due:
             self._publish(decision, now)
 
@@ -90,7 +90,7 @@ class SafetyFilterNode(Node):
         answers = decision.action_sequence != 0
         if decision.command is not None:
             command = _convert.command_msg(decision.command)
-            command.header.frame_id = self._parameters.base_frame
+            command.header.frame_id = self._settings.base_frame
             command.header.stamp = self._action.header.stamp if answers else _convert.time_msg(now)
             command.action_received = _convert.time_msg(received)
             command.decided = _convert.time_msg(now)

@@ -40,10 +40,10 @@ class SimNode(Node):
 
     def __init__(self) -> None:
         super().__init__("sim")
-        self._parameters = _parameters.declare(self, SimParameters)
-        robot = load_robot(self._parameters.robot)
-        self._seed = self._parameters.seed
-        self._world = World(self._parameters.scene, robot, self._seed)
+        self._settings = _parameters.declare(self, SimParameters)
+        robot = load_robot(self._settings.robot)
+        self._seed = self._settings.seed
+        self._world = World(self._settings.scene, robot, self._seed)
         self._arm = TrajectoryController(robot.joint_names, robot.pose("start"))
         gripper = robot.gripper
         self._gripper = TrajectoryController(gripper.command_joints, gripper.command(1.0))
@@ -110,8 +110,8 @@ class SimNode(Node):
             self._failure = error
 
     def _loop(self, camera: Camera) -> None:
-        tick = 1.0 / self._parameters.joint_states_hz
-        camera_period = 1.0 / self._parameters.camera_hz
+        tick = 1.0 / self._settings.joint_states_hz
+        camera_period = 1.0 / self._settings.camera_hz
         with self._lock:
             self._begin = time.monotonic()
         next_image = time.monotonic()
@@ -157,7 +157,7 @@ class SimNode(Node):
     def _publish_image(self, camera: Camera) -> None:
         message = Image(encoding="rgb8", is_bigendian=0)
         message.header.stamp = self.get_clock().now().to_msg()  # of the world that is drawn, not of the drawing's end
-        message.header.frame_id = self._parameters.camera_frame
+        message.header.frame_id = self._settings.camera_frame
         pixels = camera.render()
         message.height, message.width = pixels.shape[:2]
         message.step = message.width * 3

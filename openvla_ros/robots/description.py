@@ -125,25 +125,19 @@ class Workspace(_Frozen):
 
 
 class Semantics(Protocol):
-    """What an action's numbers mean, as a policy declares it."""
+    """What a policy declares of its actions. Units and signs are resolved before: see openvla_ros.types.Action."""
 
     @property
     def frame(self) -> str: ...
     @property
-    def motion(self) -> str: ...
-    @property
-    def rotation(self) -> str: ...
-    @property
-    def gripper(self) -> str: ...
+    def kind(self) -> str: ...
 
 
-class ActionSemantics(_Frozen):
-    """What an action's numbers must mean for this arm: see openvla_ros.types.Action."""
+class AcceptedActions(_Frozen):
+    """What an action must be for this arm: the frame that it is expressed in, and the kind of motion."""
 
     frame: Literal["base"]
-    motion: Literal["delta_end_effector"]
-    rotation: Literal["rpy_extrinsic"]
-    gripper: Literal["absolute_1_open"]
+    kind: Literal["delta_end_effector"]
 
 
 class CommandInterface(_Frozen):
@@ -168,13 +162,14 @@ class RobotDescription(_Frozen):
     name: str
     base_frame: str
     model: Path  # MJCF, absolute; in YAML relative to resource/
+    model_prefix: str = ""  # of the joint names here, which the model's lack: several arms may share a model
     end_effector_site: str
     joints: tuple[Joint, ...] = Field(min_length=1)
     gripper: Gripper
     poses: dict[str, tuple[Finite, ...]]
     workspace: Workspace
     cartesian_limits: CartesianLimits
-    action: ActionSemantics
+    action: AcceptedActions
     interface: CommandInterface
 
     @field_validator("model", mode="before")
@@ -193,9 +188,8 @@ class RobotDescription(_Frozen):
         joints: tuple[Joint, ...] = info.data.get("joints", ())
         if not joints:
             return poses  # already reported
-        missing = {"start", "sleep"} - poses.keys()
-        if missing:
-            raise ValueError(f"{sorted(missing)} missing; needed are 'start' and 'sleep'")
+        if "start" not in poses:
+            raise ValueError("'start' is missing")
         for name, pose in poses.items():
             if len(pose) != len(joints):
                 raise ValueError(f"{name} has {len(pose)} values for {len(joints)} joints")

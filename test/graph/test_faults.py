@@ -49,7 +49,7 @@ class Faults:
         operator = running.operator
         operator.watch(ours.DeltaAction, "action", _qos.STREAM, self.actions.append)
         operator.watch(ours.ArmState, "arm_state", _qos.LATEST, lambda m: setattr(self, "arm", m))
-        operator.watch(ours.SafetyStatus, "safety_status", _qos.LATCHED, lambda m: setattr(self, "status", m))
+        operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, lambda m: setattr(self, "status", m))
         operator.watch(DiagnosticArray, "/diagnostics", _qos.STREAM, self._on_diagnostics)
         running.activate("non_blocking")
         self.wait_for_motion()

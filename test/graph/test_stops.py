@@ -19,7 +19,7 @@ class Seen:
         self.log: list[ours.SafeCommand | ours.SafetyStatus] = []
         self.arm: ours.ArmState = ours.ArmState()
         running.operator.watch(ours.SafeCommand, "command", _qos.STREAM, self.log.append)
-        running.operator.watch(ours.SafetyStatus, "safety_status", _qos.LATCHED, self.log.append)
+        running.operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self.log.append)
         running.operator.watch(ours.ArmState, "arm_state", _qos.LATEST, self._on_arm)
 
     def _on_arm(self, message: ours.ArmState) -> None:

@@ -52,7 +52,7 @@ def test_every_shipped_robot_loads_and_its_interface_exists(name):
         (lambda v: v["joints"][1].update(upper=float("nan")), "joints.1.upper"),
         (lambda v: v["joints"].pop(), "poses"),
         (lambda v: v["poses"].update(start=[0, 0, 3.0, 0, 0, 0]), "elbow"),
-        (lambda v: v["poses"].pop("sleep"), "sleep"),
+        (lambda v: v["poses"].pop("start"), "start"),
         (lambda v: v["workspace"].update(lower=[0.5, -0.2, 0.0]), "workspace"),
         (lambda v: v["gripper"].update(command_joints=["thumb"]), "thumb"),
         (lambda v: v["action"].update(frame="tool"), "action.frame"),
@@ -122,9 +122,9 @@ def test_gripper_motor_angle_grows_with_the_opening():
 
 
 def test_require_names_every_difference():
-    """A policy whose rotations are axis-angle in the tool frame must not drive this arm."""
+    """A policy whose actions are absolute poses in the tool frame must not drive this arm."""
     robot = load_robot("wx250s")
     robot.require(robot.action)
-    other = SimpleNamespace(frame="tool", motion="delta_end_effector", rotation="axis_angle", gripper="absolute_1_open")
-    with pytest.raises(ConfigError, match=r"frame is 'tool'.*rotation is 'axis_angle'"):
+    other = SimpleNamespace(frame="tool", kind="absolute_pose")
+    with pytest.raises(ConfigError, match=r"frame is 'tool'.*kind is 'absolute_pose'"):
         robot.require(other)

@@ -170,3 +170,33 @@ def test_path_out_of_reach_is_refused_before_anything_moves():
     target = KINEMATICS.forward(START).moved(np.array([0.4, 0.0, 0.0]), np.zeros(3))
     with pytest.raises(KinematicsError, match="not reachable"):
         KINEMATICS.path(START, target, 5.0, 20)
+
+
+@pytest.mark.parametrize("name", ["panda", "fr3"])
+def test_franka_start_pose_of_the_published_kinematics(name):
+    robot = load_robot(name)
+    pose = Kinematics(robot).forward(np.array([0, -np.pi / 4, 0, -3 * np.pi / 4, 0, np.pi / 2, np.pi / 4]))
+    np.testing.assert_allclose(pose.position, [0.306891, 0.0, 0.486882], atol=1e-6)
+    np.testing.assert_allclose(pose.rotation.apply([0, 0, 1]), [0, 0, -1], atol=1e-9)
+    np.testing.assert_allclose(robot.pose("start"), [0, -np.pi / 4, 0, -3 * np.pi / 4, 0, np.pi / 2, np.pi / 4])
+
+
+def test_the_two_frankas_differ_in_their_limits():
+    """Same model file: the FR3's sixth joint must not be allowed where only the Panda's may go."""
+    pose = load_robot("panda").pose("start")
+    pose[5] = 0.1
+    assert Kinematics(load_robot("panda")).path(pose, Kinematics(load_robot("panda")).forward(pose), 0.2, 2).shape
+    with pytest.raises(KinematicsError, match="fr3_joint6"):
+        Kinematics(load_robot("fr3")).path(pose, Kinematics(load_robot("fr3")).forward(pose), 0.2, 2)
+
+
+def test_a_redundant_arm_comes_back_to_its_posture():
+    """Seven joints, six constraints: after 200 steps round a square the elbow must not have wandered off."""
+    robot = load_robot("panda")
+    kinematics = Kinematics(robot)
+    q, start = robot.pose("start"), kinematics.forward(robot.pose("start"))
+    corners = [np.array(c) for c in ([0.1, 0, 0], [0.1, 0.2, -0.1], [0, 0.2, 0], [0, 0, 0.0])]
+    for corner in corners * 2:
+        q = kinematics.path(q, start.moved(corner, np.zeros(3)), 2.0, 25)[-1]
+    assert_pose(kinematics.forward(q), start)
+    np.testing.assert_allclose(q, robot.pose("start"), atol=0.1)
