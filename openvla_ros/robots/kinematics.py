@@ -158,9 +158,8 @@ class Kinematics:
         worst = int(np.argmax(beyond))
         if beyond[worst] > LIMIT_SLACK:
             joint = self.description.joints[worst]
-            raise KinematicsError(
-                f"{joint.name} is at {q[worst]:.3f} rad, outside {joint.lower:.3f} .. {joint.upper:.3f}: move the arm back"
-            )
+            span = f"{joint.lower:.3f} .. {joint.upper:.3f}"
+            raise KinematicsError(f"{joint.name} is at {q[worst]:.3f} rad, outside {span}: move the arm back")
         return inside
 
     @staticmethod

@@ -25,11 +25,11 @@ def robot_spec(robot: RobotDescription, scene: Path | None = None) -> mujoco.MjS
     if spec.site(robot.end_effector_site) is None:
         raise ConfigError(f"robot {robot.name}: end_effector_site {robot.end_effector_site!r} is not in {robot.model}")
     for joint in robot.joints:
-        _limit(robot, spec, joint.name, (joint.lower, joint.upper), joint.max_effort)
+        _adapt(robot, spec, joint.name, (joint.lower, joint.upper), joint.max_effort)
     for finger in robot.gripper.fingers:
         ends = (min(finger.closed, finger.open), max(finger.closed, finger.open))
         # the commanded finger's motor pushes them all
-        _limit(robot, spec, finger.name, ends, robot.gripper.max_effort * len(robot.gripper.fingers))
+        _adapt(robot, spec, finger.name, ends, robot.gripper.max_effort * len(robot.gripper.fingers))
     return spec
 
 
@@ -48,17 +48,26 @@ def kinematic_model(robot: RobotDescription) -> mujoco.MjModel:
     return model
 
 
-def _limit(
+def _adapt(
     robot: RobotDescription, spec: mujoco.MjSpec, name: str, span: tuple[float, float], max_effort: float
 ) -> None:
-    joint = spec.joint(name)
+    """Give a joint of the model its described name, and with its actuator its described limits."""
+    model_name = name.removeprefix(robot.model_prefix)
+    joint = spec.joint(model_name)
     if joint is None:
-        raise ConfigError(f"robot {robot.name}: joint {name!r} is not in {robot.model}")
+        raise ConfigError(f"robot {robot.name}: joint {model_name!r} is not in {robot.model}")
+    joint.name = name
     joint.limited = mujoco.mjtLimited.mjLIMITED_TRUE
     joint.range = span
     joint.actfrclimited = mujoco.mjtLimited.mjLIMITED_TRUE
     joint.actfrcrange = (-max_effort, max_effort)
+    for equality in spec.equalities:
+        if equality.name1 == model_name:
+            equality.name1 = name
+        if equality.name2 == model_name:
+            equality.name2 = name
     for actuator in spec.actuators:
-        if actuator.target == name:
+        if actuator.target == model_name:
+            actuator.name = actuator.target = name
             actuator.ctrllimited = mujoco.mjtLimited.mjLIMITED_TRUE
             actuator.ctrlrange = span

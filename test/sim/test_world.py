@@ -192,3 +192,17 @@ def test_pick_and_place(world, seed):
     error = KINEMATICS.forward(world.arm_positions()).position - KINEMATICS.forward(hand.q).position
     assert np.linalg.norm(error) < 0.003
     print(f"real-time factor {world.time / (time.perf_counter() - began):.0f}")
+
+
+@pytest.mark.parametrize("name", ["panda", "fr3"])
+def test_another_arm_stands_in_the_same_scene(name):
+    """A robot is added by its files alone: its joints hold their pose and its fingers close together."""
+    robot = load_robot(name)
+    world = World("blocks", robot, seed=1)
+    np.testing.assert_allclose(world.arm_positions(), robot.pose("start"), atol=2e-3)
+    world.set_gripper_target(0.0)
+    for _ in range(500):
+        world.step()
+    state = world.joint_state()
+    assert state.names == (*robot.joint_names, *(f.name for f in robot.gripper.fingers))
+    np.testing.assert_allclose(state.positions[-2:], 0.0, atol=2e-3)
