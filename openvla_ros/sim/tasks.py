@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 
 from openvla_ros.errors import ConfigError
-from openvla_ros.sim.world import TABLE_HEIGHT, World
+from openvla_ros.sim.world import World
 
 COLOURS = ("red", "green", "blue")
+TABLE_HEIGHT = -0.02  # [m] of the table top in the base frame, as resource/scenes/blocks.xml has it
 BLOCK_HALF = 0.015  # [m]
 LIFTED = 0.05  # [m] that a block's underside must be above the table
 PLATE_RADIUS = 0.05  # [m] from the plate's middle that a block's middle may lie

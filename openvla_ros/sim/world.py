@@ -15,7 +15,6 @@ from openvla_ros.robots.description import RobotDescription
 from openvla_ros.robots.model import robot_spec
 from openvla_ros.types import Array, Pose
 
-TABLE_HEIGHT = -0.02  # [m], of the scenes' table top in the base frame
 PLACE_LOWER, PLACE_UPPER = np.array([0.20, -0.15]), np.array([0.36, 0.17])  # where objects are put, x and y [m]
 SETTLE_STEPS = 50
 MAX_TRIES = 1000

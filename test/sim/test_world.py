@@ -13,8 +13,8 @@ from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.interfaces.joint_trajectory import arm_trajectory, gripper_trajectory
 from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.sim.simulation import Simulation
-from openvla_ros.sim.tasks import COLOURS, lifted, on_plate, task
-from openvla_ros.sim.world import PLACE_LOWER, PLACE_UPPER, TABLE_HEIGHT, World
+from openvla_ros.sim.tasks import COLOURS, TABLE_HEIGHT, lifted, on_plate, task
+from openvla_ros.sim.world import PLACE_LOWER, PLACE_UPPER, World
 from openvla_ros.types import Pose
 
 ROBOT = load_robot("wx250s")
