@@ -2,8 +2,8 @@
 
 Both sides use the same checkpoint, preprocessing, vision towers and projector, and the same number of threads. The
 plain side then calls `transformers.LlamaForCausalLM.generate` on the same embeddings, greedily and with its KV cache:
-what one gets by putting OpenVLA together from parts. Runs alternate, so that a busy machine slows both. The ids of
-both sides must agree in every run.
+what one gets by putting OpenVLA together from parts. Runs alternate, so that a busy machine slows both. In float32
+the ids of both sides must agree in every run; in bf16 rounding alone may part them, and the table says how often.
 
     python benchmarks/policy_latency.py [--checkpoint FOLDER] [--runs 60] [--threads 1] [--precision float32]
 """
@@ -70,23 +70,26 @@ class PlainLoop:
         return time.perf_counter()
 
 
-def measure(policy: OpenVLAPolicy, plain: PlainLoop, runs: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds by side and stage of ``runs`` alternating predictions on random images, after three that don't count."""
+def measure(policy: OpenVLAPolicy, plain: PlainLoop, runs: int) -> tuple[dict[str, dict[str, list[float]]], int]:
+    """Seconds by side and stage of alternating predictions on random images, and how often the ids were the same."""
     rng = np.random.default_rng(0)
     seconds: dict[str, dict[str, list[float]]] = {side: defaultdict(list) for side in ("plain", "ours")}
-    for run in track(range(-3, runs), "predictions", transient=True):
+    agreed = 0
+    for run in track(range(-3, runs), "predictions", transient=True):  # the first three don't count
         image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
         wanted, plain_times = plain.predict(image, INSTRUCTION)
         prediction = policy.predict(image, INSTRUCTION)
-        if not np.array_equal(prediction.token_ids, wanted):
+        same = np.array_equal(prediction.token_ids, wanted)
+        if policy.engine.precision == "float32" and not same:
             raise SystemExit(f"run {run}: the two sides generate different ids: {prediction.token_ids} and {wanted}")
         ours = prediction.timings
         ours_times = {**ours, "language model": ours["prefill"] + ours["decode"]}
         if run >= 0:
+            agreed += int(same)
             for stage in STAGES:
                 seconds["plain"][stage].append(plain_times[stage])
                 seconds["ours"][stage].append(ours_times[stage])
-    return seconds
+    return seconds, agreed
 
 
 def main() -> None:
@@ -102,7 +105,7 @@ def main() -> None:
     engine = Engine(args.checkpoint, device=args.device, precision=args.precision, threads=args.threads)
     policy = OpenVLAPolicy(engine, args.checkpoint.name, choose_dataset(args.checkpoint, args.unnorm_key))
     policy.warm_up()
-    seconds = measure(policy, PlainLoop(engine, policy.statistics.dim), args.runs)
+    seconds, agreed = measure(policy, PlainLoop(engine, policy.statistics.dim), args.runs)
 
     title = (
         f"{policy.name}, {engine.precision} on {engine.device}, threads: {torch.get_num_threads()}, runs: {args.runs}"
@@ -114,7 +117,7 @@ def main() -> None:
         table.add_row(stage, *cells, f"{plain[0] / ours[0]:.2f}x")
     console = Console()
     console.print(table)
-    console.print("the same action in every run; preprocessing, towers and projector are shared code")
+    console.print(f"the same ids in {agreed} of {args.runs} runs; preprocessing, towers and projector are shared code")
     console.print(machine_line(("torch", "transformers", "numpy", "pillow")), soft_wrap=True)
 
 
