@@ -191,6 +191,16 @@ def test_a_dataset_without_declared_meaning_does_not_drive(tiny: Path) -> None:
         load_policy(str(tiny), unnorm_key="tiny_lab")
 
 
+def test_statistics_that_would_reverse_the_motion_do_not_drive(tiny_copy: Path, edit_json: Callable[..., None]) -> None:
+    def swap(config: dict[str, Any]) -> None:
+        action = config["norm_stats"]["bridge_orig"]["action"]
+        action["q01"], action["q99"] = action["q99"], action["q01"]
+
+    edit_json(tiny_copy / "config.json", swap)
+    with pytest.raises(CheckpointError, match="reverse"):
+        load_policy(str(tiny_copy), unnorm_key="bridge_orig")
+
+
 def test_a_declared_dataset_drives(tiny_copy: Path, edit_json: Callable[..., None], image: np.ndarray) -> None:
     declared = {"rotation": "rpy_fixed_axes", "translation_unit_m": 0.001, "control_hz": 5}
     edit_json(tiny_copy / "config.json", lambda c: c["norm_stats"]["tiny_lab"].update(action_semantics=declared))
