@@ -14,6 +14,8 @@ state=$VENV/.openvla_ros # what is in the environment, one small file per step
 log=$root/log/build.log
 
 main() {
+  [[ $VENV != *[[:space:]]* ]] || die "neither ROS nor Python scripts work in a path with a space: move this folder, $root"
+  trap 'printf "\ninterrupted: the same command goes on from here\n" >&2; exit 130' INT
   mkdir -p log "$build"
   check_python
   install_debian_packages
@@ -198,6 +200,16 @@ build_package() {
   PATH=$VENV/bin:$PATH colcon --log-base log build --base-paths . --build-base "$build" --merge-install \
     --install-base "$VENV" --symlink-install --event-handlers console_direct+ \
     --cmake-args "-DPython3_EXECUTABLE=$VENV/bin/python" -DCMAKE_BUILD_TYPE=Release --no-warn-unused-cli
+  [[ ! $system_ros ]] || write_sourcing_command
+}
+
+write_sourcing_command() { # ROS from PyPI finds itself; any other ROS has to be sourced before openvla-ros can run
+  rm -f "$VENV/bin/openvla-ros" # a link to the one that was built
+  cat >"$VENV/bin/openvla-ros" <<END
+#!/usr/bin/env bash
+VENV=$VENV exec $root/scripts/run.sh $root/$build/openvla_ros/executables/openvla-ros "\$@"
+END
+  chmod +x "$VENV/bin/openvla-ros"
 }
 
 main

@@ -1,6 +1,6 @@
 # Sourced by the other scripts: which ROS, and where its environment and its build folder are.
 #   ROS   jazzy (default) or kilted: ROS 2 from PyPI. Where a ROS is sourced already, that one is used.
-#   VENV  the virtual environment: .venv, .venv-kilted
+#   VENV  the virtual environment: .venv, or .venv-kilted
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -31,12 +31,22 @@ sourced_ros() { # prefix of the ROS that this shell has sourced, unless it is an
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
 system_ros=$(sourced_ros)
+if [[ ! ${VENV:-} ]]; then
+  VENV=.venv
+  [[ $system_ros || ${ROS:-jazzy} == jazzy ]] || VENV=.venv-$ROS
+fi
+[[ $VENV == /* ]] || VENV=$root/$VENV
+
+made_for=$(cat "$VENV/.openvla_ros/ros" 2>/dev/null || true)
+if [[ ! $system_ros && $made_for == /* && -f $made_for/setup.bash ]]; then # on a ROS that this shell has not sourced
+  source_setup "$made_for/setup.bash"
+  system_ros=$made_for
+fi
+
 if [[ $system_ros ]]; then
   ros=${ROS_DISTRO:-sourced}
-  [[ -z ${ROS:-} || $ROS == "$ros" ]] || die "ROS=$ROS asks for ROS from PyPI, but $ros in $system_ros is sourced: use a shell without it"
+  [[ ${ROS:-$ros} == "$ros" ]] || die "ROS=$ROS means ROS from PyPI, but $ros of $system_ros is sourced: use a shell without it"
 else
   ros=${ROS:-jazzy}
-  [[ -f $root/scripts/ros-$ros.txt ]] || die "ROS=$ros is not known: jazzy and kilted are, or source another one's setup.bash"
+  [[ -f $root/scripts/ros-$ros.txt ]] || die "ROS=$ros is unknown: take jazzy or kilted, or source another one's setup.bash"
 fi
-VENV=${VENV:-$root/.venv$([[ $system_ros || $ros == jazzy ]] || printf -- '-%s' "$ros")}
-[[ $VENV == /* ]] || VENV=$root/$VENV
