@@ -51,8 +51,8 @@ class Scenario:
         operator, watcher = self._operator, self._watcher
         operator.set_parameters("policy", mode=mode)
         watcher.mode = mode
-        self._instruct(FIRST)
         watcher.event(f"{mode.replace('_', '-')} control")
+        self._instruct(FIRST)
         operator.transition("policy", "activate")
         begin = time.monotonic()
         with self._progress(f"{mode.replace('_', '-')} control") as update:

@@ -89,7 +89,10 @@ class Operator:
         self.node.create_subscription(kind, topic, on_message, qos)
 
     def wait_for(self, what: str, condition: Callable[[], T], timeout: float) -> T:
-        """Wait until ``condition()`` is true: looked at after each watched message. Else OpenVLAError."""
+        """Wait until ``condition()`` is true: looked at after each watched message. Else OpenVLAError.
+
+        ``condition`` must not call services: their answers come through the thread that it keeps waiting.
+        """
         deadline = time.monotonic() + timeout
         with self._changed:
             while not (result := condition()):

@@ -9,7 +9,6 @@ from typing import Any, TypeVar, cast
 
 from rclpy.node import Node
 
-
 T = TypeVar("T")
 
 

@@ -19,6 +19,7 @@ from trajectory_msgs.msg import JointTrajectory
 from openvla_ros import msg as ours
 from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.motion import Motion, MotionConfig, Trajectory
+from openvla_ros.errors import KinematicsError
 from openvla_ros.nodes import _convert, _parameters, _qos, _spin
 from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
 from openvla_ros.robots.description import load_robot
@@ -88,7 +89,7 @@ class ArmDriverNode(Node):
     def _on_joint_states(self, message: JointState) -> None:
         try:
             state = self._measured(message)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, KinematicsError) as error:
             self._problem = f"joint states can't be used: {error}"
             return
         self._problem = ""
@@ -96,7 +97,7 @@ class ArmDriverNode(Node):
         self._publish(state, message)
 
     def _measured(self, message: JointState) -> ArmState:
-        """Raises KeyError or ValueError for a message that lacks a joint, or is not finite."""
+        """Raises KeyError, ValueError or KinematicsError for a message that lacks a joint, or is not finite."""
         index = {name: i for i, name in enumerate(message.name)}
         missing = {*self._robot.joint_names, *(f.name for f in self._robot.gripper.fingers)} - index.keys()
         if missing:

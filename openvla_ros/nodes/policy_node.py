@@ -101,7 +101,7 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._policy = policy
         self._actions = self.create_lifecycle_publisher(ours.DeltaAction, "action", _qos.LATEST)
-        image_type = CompressedImage if p.compressed else Image
+        image_type = CompressedImage if self._settings.compressed else Image
         self._inputs = [
             self.create_subscription(image_type, "image", self._on_image, _qos.CAMERA),
             self.create_subscription(String, "instruction", self._on_instruction, _qos.LATCHED),

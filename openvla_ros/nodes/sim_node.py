@@ -20,8 +20,9 @@ from openvla_ros.nodes import _convert, _parameters, _qos, _spin
 from openvla_ros.nodes._diagnostics import OK, WARN, Diagnostics
 from openvla_ros.robots.description import load_robot
 from openvla_ros.sim.camera import Camera
+from openvla_ros.sim.simulation import Simulation
 from openvla_ros.sim.trajectory_controller import TrajectoryController, TrajectoryRejectedError
-from openvla_ros.sim.world import World
+from openvla_ros.sim.world import JointReading, World
 
 
 class SimParameters(BaseModel):
@@ -43,18 +44,18 @@ class SimNode(Node):
         self._settings = _parameters.declare(self, SimParameters)
         robot = load_robot(self._settings.robot)
         self._seed = self._settings.seed
-        self._world = World(self._settings.scene, robot, self._seed)
-        self._arm = TrajectoryController(robot.joint_names, robot.pose("start"))
-        gripper = robot.gripper
-        self._gripper = TrajectoryController(gripper.command_joints, gripper.command(1.0))
-        self._lock = threading.Lock()  # guards world and controllers
+        self._simulation = Simulation(World(self._settings.scene, robot, self._seed))
+        self._lock = threading.Lock()  # guards the simulation
         self._late = 0  # times that real time could not be kept
         self._begin = 0.0  # steady clock [s] at which the world's clock read zero
         self._rejected = ""
         self._joint_states = self.create_publisher(JointState, robot.interface.joint_states_topic, _qos.STREAM)
         self._images = self.create_publisher(Image, "image", _qos.CAMERA)
         self._diagnostics = Diagnostics(self)
-        topics = {robot.interface.arm_topic: self._arm, robot.interface.gripper_topic: self._gripper}
+        topics = {
+            robot.interface.arm_topic: self._simulation.arm,
+            robot.interface.gripper_topic: self._simulation.gripper,
+        }
         for topic, controller in topics.items():
             self.create_subscription(
                 JointTrajectory, topic, lambda m, c=controller: self._on_trajectory(m, c), _qos.STREAM
@@ -74,7 +75,7 @@ class SimNode(Node):
         points = message.points
         stamp = _convert.seconds(message.header.stamp)
         with self._lock:
-            now = self._world.time
+            now = self._simulation.world.time
             begins_in = stamp - self.get_clock().now().nanoseconds * 1e-9 if stamp else 0.0
             try:
                 controller.accept(
@@ -93,9 +94,7 @@ class SimNode(Node):
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
             self._seed += 1
-            self._world.reset(self._seed)
-            self._arm.reset(self._world.robot.pose("start"))
-            self._gripper.reset(self._world.robot.gripper.command(1.0))
+            self._simulation.reset(self._seed)
             # The world's clock starts again at zero; so must the pacing that follows it.
             self._begin = time.monotonic()
         response.success, response.message = True, f"scene {self._seed}"
@@ -104,7 +103,7 @@ class SimNode(Node):
     def _run(self) -> None:
         try:
             # The OpenGL context belongs to the thread that made it.
-            with Camera(self._world) as camera:
+            with Camera(self._simulation.world) as camera:
                 self._loop(camera)
         except Exception as error:  # told by _report, on the executor
             self._failure = error
@@ -115,36 +114,25 @@ class SimNode(Node):
         with self._lock:
             self._begin = time.monotonic()
         next_image = time.monotonic()
+        world = self._simulation.world
         while not self._closing.is_set():
             with self._lock:
-                behind = time.monotonic() - self._begin - self._world.time
+                behind = time.monotonic() - self._begin - world.time
                 if behind > 0.2:  # the machine is too busy: let time go rather than race after it
                     self._begin += behind
                     self._late += 1
-                self._advance(self._world.time + tick)
-                due = self._begin + self._world.time
-            now = time.monotonic()
-            self._publish_joint_states()
-            if now >= next_image:
-                self._publish_image(camera)
+                self._simulation.advance(world.time + tick)
+                due = self._begin + world.time
+                reading = world.joint_state()
+                now = time.monotonic()
+                image = self._draw(camera) if now >= next_image else None
+            self._publish_joint_states(reading)
+            if image is not None:
+                self._images.publish(image)
                 next_image = max(next_image + camera_period, now)
             self._closing.wait(max(0.0, due - time.monotonic()))
 
-    def _advance(self, until: float) -> None:
-        """Step physics up to a time of the world's clock."""
-        world = self._world
-        while world.time < until - world.timestep / 2:
-            world.set_arm_target(self._arm.sample(world.time)[0])
-            world.set_gripper_target(self._opening())
-            world.step()
-
-    def _opening(self) -> float:
-        """The gripper opening 0..1 that its controller wants now."""
-        finger = next(f for f in self._world.robot.gripper.fingers if f.name == self._gripper.joint_names[0])
-        return min(max(finger.opening(float(self._gripper.sample(self._world.time)[0][0])), 0.0), 1.0)
-
-    def _publish_joint_states(self) -> None:
-        reading = self._world.joint_state()
+    def _publish_joint_states(self, reading: JointReading) -> None:
         message = JointState(
             name=list(reading.names),
             position=reading.positions.tolist(),
@@ -154,7 +142,7 @@ class SimNode(Node):
         message.header.stamp = self.get_clock().now().to_msg()
         self._joint_states.publish(message)
 
-    def _publish_image(self, camera: Camera) -> None:
+    def _draw(self, camera: Camera) -> Image:
         message = Image(encoding="rgb8", is_bigendian=0)
         message.header.stamp = self.get_clock().now().to_msg()  # of the world that is drawn, not of the drawing's end
         message.header.frame_id = self._settings.camera_frame
@@ -162,7 +150,7 @@ class SimNode(Node):
         message.height, message.width = pixels.shape[:2]
         message.step = message.width * 3
         message.data = array.array("B", pixels.tobytes())  # the only type that rclpy takes without a check of each byte
-        self._images.publish(message)
+        return message
 
     def _report(self) -> None:
         if self._failure is not None:

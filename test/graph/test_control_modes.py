@@ -29,6 +29,7 @@ class Messages:
 
 @pytest.fixture
 def messages(running: Running) -> Messages:
+    running.start_afresh()
     return Messages(running)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,7 @@ class Faults:
         self.arm = ours.ArmState()
         self.status = ours.SafetyStatus()
         self.diagnostics: dict[str, str] = {}
+        self.heard: Counter[str] = Counter()
         self.relay = Relay(running)
         operator = running.operator
         operator.watch(ours.DeltaAction, "action", _qos.STREAM, self.actions.append)
@@ -56,6 +58,7 @@ class Faults:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.diagnostics |= {s.name: s.message for s in message.status}
+        self.heard.update(s.name for s in message.status)
 
     def wait_for_motion(self) -> None:
         count = len(self.actions)
@@ -116,7 +119,10 @@ def test_killed_policy(relayed: Running, faults: Faults) -> None:
     relayed.nodes["policy"].wait()
     faults.wait_for_state(ours.SafetyStatus.HOLDING)
     faults.wait_for_rest()
+    heard = faults.heard["policy"]
     relayed.nodes.start("policy")
+    # Until the new process is heard, its services may be answered by nobody: the dead one is not yet forgotten.
+    relayed.wait("the new policy", lambda: faults.heard["policy"] >= heard + 2, 60)
     relayed.operator.transition("policy", "configure", 60)
     relayed.activate("non_blocking")
     faults.wait_for_motion()

@@ -51,13 +51,14 @@ class Seen:
 @pytest.fixture
 def seen(running: Running) -> Iterator[Seen]:
     """In non-blocking control, the arm moving."""
+    running.start_afresh()
     running.activate("non_blocking")
     seen = Seen(running)
     running.wait("motion", lambda: len(seen.moves) >= 3, 30)
     yield seen
     running.operator.e_stop(False)
     running.operator.transition("policy", "deactivate")
-    running.wait("the reset", lambda: running.operator.trigger("safety_filter/reset")[0] or not seen.stopped, 10)
+    running.wait("the release", lambda: not seen.statuses[-1].stop_pressed, 5)
 
 
 def test_e_stop_stops_and_latches(running: Running, seen: Seen) -> None:

@@ -8,7 +8,7 @@ import pytest
 from openvla_ros.errors import ConfigError
 from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.interfaces import load_interface
-from openvla_ros.robots.interfaces.joint_trajectory import ArmTrajectory, arm_trajectory, gripper_trajectory, hold
+from openvla_ros.robots.interfaces.joint_trajectory import ArmTrajectory, arm_trajectory, gripper_trajectory
 
 ROBOT = load_robot("wx250s")
 
@@ -17,13 +17,6 @@ def test_arm_trajectory_ends_at_the_duration():
     trajectory = arm_trajectory(ROBOT, np.zeros((5, 6)), 0.2)
     np.testing.assert_allclose(trajectory.times, [0.04, 0.08, 0.12, 0.16, 0.2])
     assert trajectory.joint_names == ROBOT.joint_names
-
-
-def test_hold_ends_at_rest():
-    trajectory = hold(ROBOT, ROBOT.pose("start"))
-    assert trajectory.velocities is not None
-    assert not trajectory.velocities.any()
-    np.testing.assert_array_equal(trajectory.positions[-1], ROBOT.pose("start"))
 
 
 def test_gripper_trajectory_names_only_the_commanded_finger():

@@ -62,6 +62,15 @@ class Running:
 
         self.operator.wait_for(what, checked, timeout)
 
+    def start_afresh(self) -> None:
+        """Arm in its start pose, another scene, and a filter whose target is the measured pose."""
+        assert self.operator.trigger("sim/reset")[0]
+        assert self.operator.trigger("safety_filter/stop")[0]
+        count = len(self.watcher.trace.samples)
+        self.wait("the arm's new place", lambda: len(self.watcher.trace.samples) > count + 10)
+        done, why = self.operator.trigger("safety_filter/reset")
+        assert done, why
+
     def activate(self, mode: str, instruction: str = "lift the red block") -> None:
         """Control starts in ``mode``."""
         if self.operator.lifecycle_state("policy") == "active":

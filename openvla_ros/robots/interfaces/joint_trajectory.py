@@ -49,12 +49,6 @@ def arm_trajectory(robot: RobotDescription, positions: Array, duration: float) -
     return ArmTrajectory(robot.joint_names, times, positions)
 
 
-def hold(robot: RobotDescription, q: Array, duration: float = 0.1) -> ArmTrajectory:
-    """Replaces whatever the arm is executing: come to rest at q (n,) [rad] within duration [s] and stay."""
-    positions = np.asarray(q, dtype=np.float64)[None]
-    return ArmTrajectory(robot.joint_names, np.array([duration]), positions, np.zeros_like(positions))
-
-
 def gripper_trajectory(robot: RobotDescription, opening: float, duration: float) -> ArmTrajectory:
     """The gripper moves to an opening in 0 (closed) .. 1 (open) within duration [s]. Raises ValueError outside 0..1."""
     positions = robot.gripper.command(opening)[None]
