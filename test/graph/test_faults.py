@@ -53,6 +53,7 @@ class Faults:
         operator.watch(ours.ArmState, "arm_state", _qos.LATEST, lambda m: setattr(self, "arm", m))
         operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, lambda m: setattr(self, "status", m))
         operator.watch(DiagnosticArray, "/diagnostics", _qos.STREAM, self._on_diagnostics)
+        running.start_afresh()
         running.activate("non_blocking")
         self.wait_for_motion()
 
@@ -133,9 +134,10 @@ def test_killed_filter(relayed: Running, faults: Faults) -> None:
     """Hazard: the safety filter dies and the driver goes on with what it has. The driver holds by itself."""
     relayed.nodes["safety_filter"].send_signal(signal.SIGKILL)
     relayed.nodes["safety_filter"].wait()
-    faults.wait_for_rest()
-    sequence = faults.arm.command_sequence
     count = len(faults.actions)
+    relayed.operator.wait_for("an action after its death", lambda: len(faults.actions) >= count + 2, 10)
+    faults.wait_for_rest()
+    sequence, count = faults.arm.command_sequence, len(faults.actions)
     relayed.operator.wait_for("more actions, unheard", lambda: len(faults.actions) >= count + 3, 10)
     assert faults.arm.command_sequence == sequence
     relayed.nodes.start("safety_filter")
