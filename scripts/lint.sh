@@ -7,12 +7,12 @@ failed=()
 
 check() {
   printf '== %s\n' "$*"
-  "$run" "$@" || failed+=("$1 $2")
+  "$run" "$@" || failed+=("$*")
 }
 
 check ruff check
 check ruff format --check
-check mypy openvla_ros
+check mypy
 check shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
 
 [[ ${#failed[@]} -eq 0 ]] || { printf 'failed: %s\n' "${failed[@]}" >&2; exit 1; }

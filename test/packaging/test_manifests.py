@@ -1,0 +1,96 @@
+"""package.xml and setup.cfg say what the code needs, no less."""
+
+import ast
+import configparser
+import re
+import sys
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import openvla_ros
+
+ROOT = Path(__file__).parents[2]
+ROS_FREE = ("control", "policy", "recording", "robots", "serving", "sim", "training")
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic"}
+COMES_WITH_REQUIRED = {"tokenizers": "transformers"}
+
+
+def imports_of(*folders: str) -> dict[str, set[str]]:
+    """Top-level module name -> the files that import it, without the standard library and this package."""
+    found = defaultdict(set)
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names = [node.module]
+                else:
+                    continue
+                for name in names:
+                    found[name.partition(".")[0]].add(str(path.relative_to(ROOT)))
+    return {name: files for name, files in found.items() if name not in sys.stdlib_module_names | {"openvla_ros"}}
+
+
+def setup_cfg_requirements() -> set[str]:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    lines = parser["options"]["install_requires"].split("\n")
+    for extra in parser["options.extras_require"].values():
+        lines += extra.split("\n")
+    return {re.split(r"[ ;<>=\[]", line, maxsplit=1)[0].lower() for line in lines if line}
+
+
+def package_xml_dependencies() -> set[str]:
+    package = ET.parse(ROOT / "package.xml").getroot()
+    return {element.text for element in package if element.tag in ("depend", "exec_depend")}
+
+
+def is_ros(module: str) -> bool:
+    return bool(
+        re.fullmatch(r"rclpy|rcl_.*|launch.*|cv_bridge|rosbag2_py|ament_.*|tf2_.*|.*_(msgs|srvs|interfaces)", module)
+    )
+
+
+def test_package_xml_declares_every_ros_package_that_is_imported():
+    """On a machine with Debian packages, rosdep installs only what the manifest names."""
+    used = {name: files for name, files in imports_of("openvla_ros", "launch").items() if is_ros(name)}
+    missing = {name: files for name, files in used.items() if name not in package_xml_dependencies()}
+    assert used
+    assert not missing
+
+
+def test_package_xml_declares_every_package_that_messages_use():
+    """A message of a package that is only found by luck builds here and nowhere else."""
+    messages = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("msg/*.msg"))
+    used = set(re.findall(r"^(\w+)/\w+", messages, flags=re.MULTILINE))
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert used
+    assert used <= package_xml_dependencies()
+    assert all(f"find_package({name} REQUIRED)" in cmake for name in used)
+
+
+def test_setup_cfg_declares_every_third_party_import():
+    """`pip install` on a server must bring all that the code imports."""
+    requirements = setup_cfg_requirements()
+    used = {name: files for name, files in imports_of("openvla_ros").items() if not is_ros(name)}
+    missing = {
+        name: files
+        for name, files in used.items()
+        if COMES_WITH_REQUIRED.get(name, DISTRIBUTIONS.get(name, name)).lower() not in requirements
+    }
+    assert used
+    assert not missing
+
+
+@pytest.mark.parametrize("part", [part for part in ROS_FREE if (ROOT / "openvla_ros" / part).is_dir()])
+def test_part_imports_no_ros(part):
+    """A server without ROS runs the policy; a test without ROS runs the filter."""
+    assert not {name: files for name, files in imports_of(f"openvla_ros/{part}").items() if is_ros(name)}
+
+
+def test_versions_agree():
+    assert ET.parse(ROOT / "package.xml").getroot().findtext("version") == openvla_ros.__version__
