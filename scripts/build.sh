@@ -9,7 +9,7 @@ cd "$root"
 
 PYTHON=${PYTHON:-python3}
 extras=(sim record test dev)
-build=build/$ros
+build=build/$(basename "$VENV" | tr -d .) # its CMake cache names the environment
 state=$VENV/.openvla_ros # what is in the environment, one small file per step
 log=$root/log/build.log
 
