@@ -53,7 +53,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is to begin now. ``reason``: a code; ``detail``: for people; ``until``: when to ask again [s], if known."""
+    """Nothing is to begin now. ``reason``: a code; ``detail``: for people; ``until``: when to ask again [s]."""
 
     reason: str
     detail: str

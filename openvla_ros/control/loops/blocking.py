@@ -28,8 +28,8 @@ class Blocking(BaseLoop):
     """Waits for what became of each action: ARRIVED, or an explicit other outcome, which is counted.
 
     No inference begins while the driver executes anything, nor on an image from before its last motion ended. An action
-    that the safety filter refuses moves nothing: the next try is on a new image, in the next period. One of which nothing
-    is heard at all (a restarted driver, a lost message) counts as lost after a while.
+    that the safety filter refuses moves nothing: the next try is on a new image, in the next period. One of which
+    nothing is heard at all (a restarted driver, a lost message) counts as lost after a while.
     """
 
     def __init__(self, config: LoopConfig) -> None:

@@ -51,7 +51,7 @@ def _entry(lower: Array, upper: Array, start: Array, step: Array) -> float | Non
     """The share of ``step`` at which a point from outside enters the box, None if it does not (slab method)."""
     enters, leaves = 0.0, 1.0
     for i in range(3):
-        if step[i] == 0:
+        if abs(step[i]) < 1e-12:
             if not lower[i] < start[i] < upper[i]:
                 return None
             continue
