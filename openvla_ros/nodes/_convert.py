@@ -9,15 +9,29 @@ from geometry_msgs.msg import Pose as PoseMsg
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from openvla_ros import images
+from openvla_ros import images, messages
 from openvla_ros import msg as ours
+from openvla_ros.messages import arm_state, command, pose, seconds, stamped_action
 from openvla_ros.robots.interfaces.joint_trajectory import ArmTrajectory
-from openvla_ros.types import Action, ArmState, Array, Command, Pose, RuleReport, StampedAction
+from openvla_ros.types import Action, ArmState, Array, Command, Pose, RuleReport
 
-
-def seconds(stamp: Time | Duration) -> float:
-    """Seconds of a Time or Duration message. Differences keep better than a microsecond."""
-    return float(stamp.sec) + stamp.nanosec * 1e-9
+__all__ = [
+    "arm_state",
+    "command",
+    "command_msg",
+    "duration_msg",
+    "fill_action",
+    "joint_state_msg",
+    "pose",
+    "pose_msg",
+    "report_msg",
+    "rgb",
+    "seconds",
+    "stamped_action",
+    "time_msg",
+    "trajectory_msg",
+    "twist_msg",
+]
 
 
 def time_msg(value: float) -> Time:
@@ -30,18 +44,9 @@ def duration_msg(value: float) -> Duration:
     return Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
-def _vector(v: Vector3 | Point) -> Array:
-    return np.array([v.x, v.y, v.z])
-
-
 def _vector3(values: Array) -> Vector3:
     x, y, z = (float(v) for v in values)
     return Vector3(x=x, y=y, z=z)
-
-
-def pose(message: PoseMsg) -> Pose:
-    q = message.orientation
-    return Pose(_vector(message.position), np.array([q.x, q.y, q.z, q.w]))
 
 
 def pose_msg(value: Pose) -> PoseMsg:
@@ -54,33 +59,10 @@ def twist_msg(linear: Array, angular: Array) -> Twist:
     return Twist(linear=_vector3(linear), angular=_vector3(angular))
 
 
-def stamped_action(message: ours.DeltaAction) -> StampedAction:
-    return StampedAction(
-        action=Action(_vector(message.translation), _vector(message.rotation), float(message.gripper)),
-        observation_stamp=seconds(message.header.stamp),
-        stamp=seconds(message.inference_ended),
-        duration=seconds(message.duration),
-        sequence=int(message.sequence),
-        episode_id=message.episode_id,
-    )
-
-
 def fill_action(message: ours.DeltaAction, action: Action) -> None:
     message.translation = _vector3(action.translation)
     message.rotation = _vector3(action.rotation)
     message.gripper = float(action.gripper)
-
-
-def command(message: ours.SafeCommand) -> Command:
-    return Command(
-        target=pose(message.target),
-        gripper=float(message.gripper),
-        duration=seconds(message.duration),
-        sequence=int(message.sequence),
-        action_sequence=int(message.action_sequence),
-        episode_id=message.episode_id,
-        hold=message.kind == ours.SafeCommand.HOLD,
-    )
 
 
 def command_msg(value: Command) -> ours.SafeCommand:
@@ -93,19 +75,6 @@ def command_msg(value: Command) -> ours.SafeCommand:
         target=pose_msg(value.target),
         gripper=float(value.gripper),
         duration=duration_msg(value.duration),
-    )
-
-
-def arm_state(message: ours.ArmState) -> ArmState:
-    return ArmState(
-        stamp=seconds(message.header.stamp),
-        pose=pose(message.end_effector),
-        linear_velocity=_vector(message.twist.linear),
-        angular_velocity=_vector(message.twist.angular),
-        joint_positions=np.array(message.joints.position),
-        joint_velocities=np.array(message.joints.velocity),
-        gripper=float(message.gripper),
-        joint_efforts=np.array(message.joints.effort) if len(message.joints.effort) else None,
     )
 
 
@@ -145,11 +114,8 @@ def rgb(message: Image | CompressedImage) -> images.RGB:
 
     Raises images.ImageError.
     """
-    if isinstance(message, CompressedImage):
-        return images.decode_compressed(memoryview(message.data))
-    if message.encoding in images.ENCODINGS:
-        data = memoryview(message.data)
-        return images.decode_raw(message.encoding, message.height, message.width, message.step, data)
+    if isinstance(message, CompressedImage) or message.encoding in images.ENCODINGS:
+        return messages.rgb(message)
     try:
         from cv_bridge import CvBridge
     except ImportError:

@@ -21,7 +21,7 @@ from std_msgs.msg import String
 from openvla_ros import msg as ours
 from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, Wait, make_loop
-from openvla_ros.errors import ConfigError, OpenVLAError
+from openvla_ros.errors import ConfigError, OpenVLAError, PolicyError
 from openvla_ros.images import ImageError
 from openvla_ros.nodes import _convert, _parameters, _qos, _spin
 from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
@@ -211,7 +211,13 @@ class PolicyNode(LifecycleNode):
         episode_id = self._episode_id
 
         def job() -> Prediction:
-            return policy.predict(_convert.rgb(image.message), step.instruction)
+            prediction = policy.predict(_convert.rgb(image.message), step.instruction)
+            if prediction.outside_action_tokens:
+                raise PolicyError(
+                    f"{prediction.outside_action_tokens} of the model's tokens {prediction.token_ids.tolist()} are no "
+                    "action tokens: it did not mean a motion. Is the instruction in the words that it was trained on?"
+                )
+            return prediction
 
         def deliver(outcome: Prediction | Exception) -> None:
             self._on_result(loop, step, started, episode_id, outcome)
