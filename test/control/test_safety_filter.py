@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safety_scene import START, Scene, action, arm_state, codes
+from safety_scene import START, Scene, action, arm_state, codes, shifted
 
 from openvla_ros.control.safety import SafetyConfig, SafetyFilter, State, Verdict
 from openvla_ros.errors import ConfigError
@@ -24,7 +24,7 @@ def test_an_action_within_all_limits_passes_unchanged_from_the_measured_pose() -
     command = decision.command
     assert command is not None
     assert not command.hold
-    np.testing.assert_allclose(command.target.position, START.position + (0.01, -0.02, 0.005))
+    np.testing.assert_allclose(command.target.position, shifted((0.01, -0.02, 0.005)).position)
     expected = START.moved(np.zeros(3), rpy_to_rotvec(np.array([0.05, 0, -0.1])))
     np.testing.assert_allclose(np.abs(command.target.quaternion @ expected.quaternion), 1.0)
     assert (command.gripper, command.duration, command.sequence, command.action_sequence) == (0.3, 0.2, 1, 1)
@@ -108,10 +108,10 @@ def test_losing_the_arm_state_holds_once_and_recovers_at_the_measured_pose() -> 
     holds = [scene.tick(0.02, fresh=False).command for _ in range(50)]
     assert [c.hold for c in holds if c] == [True]
     assert scene.filter.state is State.WAITING
-    scene.pose = Pose(START.position + (0, 0.15, 0), START.quaternion)
+    scene.pose = shifted((0, 0.15, 0))
     assert scene.tick(0.02).state is State.HOLDING
     decision = scene.step((0.01, 0, 0))
-    np.testing.assert_allclose(decision.command.target.position, START.position + (0.01, 0.15, 0))
+    np.testing.assert_allclose(decision.command.target.position, shifted((0.01, 0.15, 0)).position)
 
 
 def test_silence_means_holding_within_the_time_and_lets_the_last_target_finish() -> None:
@@ -125,7 +125,7 @@ def test_silence_means_holding_within_the_time_and_lets_the_last_target_finish()
     assert decision.command is None
     decision = scene.step((0.01, 0, 0))
     assert (decision.state, decision.verdict) == (State.ACTIVE, Verdict.ACCEPTED)
-    np.testing.assert_allclose(decision.command.target.position, START.position + (0.02, 0, 0))
+    np.testing.assert_allclose(decision.command.target.position, shifted((0.02, 0, 0)).position)
 
 
 def test_refused_actions_do_not_feed_the_watchdog() -> None:
@@ -200,11 +200,11 @@ def test_after_a_reset_the_target_is_anchored_at_the_measured_pose() -> None:
     scene = Scene()
     scene.step((0.01, 0, 0))
     scene.filter.stop("keyboard", scene.now)
-    scene.pose = Pose(START.position + (0, 0.1, 0), START.quaternion)
+    scene.pose = shifted((0, 0.1, 0))
     scene.tick(1.0)
     assert scene.filter.reset(scene.now)[0]
     decision = scene.step((0.01, 0, 0))
-    np.testing.assert_allclose(decision.command.target.position, START.position + (0.01, 0.1, 0))
+    np.testing.assert_allclose(decision.command.target.position, shifted((0.01, 0.1, 0)).position)
 
 
 def test_after_a_reset_nothing_moves_on_an_image_from_before_it() -> None:
@@ -336,7 +336,7 @@ def test_live_changes_are_taken_and_dangerous_ones_refused_while_the_arm_moves()
     scene = Scene()
     scene.step((0.01, 0, 0))
     scene.filter.update(SafetyConfig(motion={"max_step_m": 0.01}, ramp_in={"duration_s": 0.0}))
-    with pytest.raises(ConfigError, match="workspace.upper_m"):
+    with pytest.raises(ConfigError, match=r"workspace\.upper_m"):
         scene.filter.update(SafetyConfig(workspace={"upper_m": (4.5, 0.25, 0.3)}))
     assert scene.step((0.02, 0, 0)).filtered.translation[0] == pytest.approx(0.01)
     scene.filter.stop("keyboard", scene.now)

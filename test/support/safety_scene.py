@@ -68,6 +68,11 @@ def codes(decision: Decision) -> set[str]:
     return {report.rule for report in decision.reports}
 
 
+def shifted(xyz: Any, pose: Pose = START) -> Pose:
+    """``pose`` moved by (3,) [m]."""
+    return Pose(pose.position + np.array(xyz), pose.quaternion)
+
+
 def turned(rotvec: Any, pose: Pose = START) -> Pose:
     """``pose`` turned about base axes by (3,) [rad]."""
     return quaternion.moved(pose, np.zeros(3), np.array(rotvec, dtype=np.float64))

@@ -237,33 +237,16 @@ class SafetyConfig(Section):
                 yield f"{section_name}.{name}".rstrip("."), value, {"description": info.description, **extra}
 
     def check_robot(
-        self, *, start: Vector | None = None, reach_m: float | None = None, speed_m_s: float | None = None
+        self,
+        *,
+        start: Vector | None = None,
+        reach_m: float | None = None,
+        speed_m_s: float | None = None,
+        speed_rad_s: float | None = None,
     ) -> None:
-        """Refuse a configuration that contradicts the arm: start position (3,) [m], reach [m], its own speed limit."""
-        low, high = self.workspace.lower_m, self.workspace.upper_m
-        for axis in range(3) if start is not None else ():
-            assert start is not None
-            if not low[axis] <= start[axis] <= high[axis]:
-                raise ConfigError(
-                    f"workspace.{AXES[axis]}: the start position {start[axis]:.3f} m lies outside "
-                    f"{low[axis]} to {high[axis]} m. Change workspace.lower_m/upper_m or the robot's start pose"
-                )
-        for box in self.keep_out:
-            if start is not None and all(box.lower_m[i] <= start[i] <= box.upper_m[i] for i in range(3)):
-                raise ConfigError(f"keep_out '{box.name}': the start position {start} lies inside it")
-        nearest = math.hypot(*(max(low[i], -high[i], 0.0) for i in range(3)))
-        if reach_m is not None and nearest > reach_m:
-            raise ConfigError(
-                f"workspace.lower_m/upper_m: the whole box is {nearest:.2f} m or more away, the arm reaches {reach_m} m"
-            )
-        if reach_m is not None and max(map(abs, (*low, *high))) > reach_m * 1.5:
-            raise ConfigError(
-                f"workspace.lower_m/upper_m: {low} to {high} m goes far beyond the arm's reach of {reach_m} m"
-            )
-        if speed_m_s is not None and self.motion.max_speed_m_s > speed_m_s:
-            raise ConfigError(
-                f"motion.max_speed_m_s: {self.motion.max_speed_m_s} is above the arm's own limit of {speed_m_s} m/s"
-            )
+        """ConfigError where this contradicts the arm: its start position (3,) [m], its reach, its own speed limits."""
+        for problem in _contradictions_of_the_arm(self, start, reach_m, speed_m_s, speed_rad_s):
+            raise ConfigError(problem)
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> SafetyConfig:
@@ -309,6 +292,31 @@ def _contradictions(config: SafetyConfig) -> Iterator[str]:
         yield "watchdog.silence_s: must be above rate.min_interval_s, or the filter holds between any two actions"
     if config.contact.max_efforts_n_m is not None and not all(e > 0 for e in config.contact.max_efforts_n_m):
         yield "contact.max_efforts_n_m: every joint's effort limit must be above 0"
+
+
+def _contradictions_of_the_arm(
+    config: SafetyConfig,
+    start: Vector | None,
+    reach_m: float | None,
+    speed_m_s: float | None,
+    speed_rad_s: float | None,
+) -> Iterator[str]:
+    low, high, motion = config.workspace.lower_m, config.workspace.upper_m, config.motion
+    if start is not None:
+        for i, axis in enumerate(AXES):
+            if not low[i] <= start[i] <= high[i]:
+                yield f"workspace.{axis}: the start position {start[i]:.3f} m lies outside {low[i]} to {high[i]} m"
+        for box in config.keep_out:
+            if all(box.lower_m[i] <= start[i] <= box.upper_m[i] for i in range(3)):
+                yield f"keep_out '{box.name}': the start position {start} lies inside it"
+    if reach_m is not None:
+        nearest = math.hypot(*(max(low[i], -high[i], 0.0) for i in range(3)))
+        if nearest > reach_m or max(map(abs, (*low, *high))) > 1.5 * reach_m:
+            yield f"workspace.lower_m/upper_m: {low} to {high} m does not fit an arm that reaches {reach_m} m"
+    if speed_m_s is not None and motion.max_speed_m_s > speed_m_s:
+        yield f"motion.max_speed_m_s: {motion.max_speed_m_s} is above the arm's own limit of {speed_m_s} m/s"
+    if speed_rad_s is not None and motion.max_speed_rad_s > speed_rad_s:
+        yield f"motion.max_speed_rad_s: {motion.max_speed_rad_s} is above the arm's own limit of {speed_rad_s} rad/s"
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

@@ -1,0 +1,105 @@
+"""The filter's parameters: ranges, contradictions, and the documentation that must say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from openvla_ros.control.safety import SafetyConfig
+from openvla_ros.errors import ConfigError
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "safety.md"
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"motion": {"max_step_m": 7.0}}, "motion.max_step_m"),
+        ({"motion": {"max_step_m": 0.0}}, "motion.max_step_m"),
+        ({"motion": {"max_speed_m_s": float("nan")}}, "motion.max_speed_m_s"),
+        ({"motion": {"max_speed_m_s": float("inf")}}, "motion.max_speed_m_s"),
+        ({"motion": {"max_step_m": True}}, "motion.max_step_m"),  # YAML's `yes` would be one metre
+        ({"motion": {"max_step": 0.05}}, "motion.max_step"),
+        ({"workspace": {"lower_m": (0.5, -0.2, 0.0)}}, "workspace.lower_m"),
+        ({"workspace": {"lower_m": (0.1, -0.2)}}, "workspace.lower_m"),
+        ({"workspace": {"rotation_lower_rad": (0.0, 1.0, 0.0)}}, "workspace.rotation_lower_rad"),
+        ({"workspace": {"rotation_upper_rad": (2.0, 2.0, 2.0)}}, "workspace.rotation_upper_rad"),
+        ({"workspace": {"reference_quaternion": (0, 0, 0, 2)}}, "workspace.reference_quaternion"),
+        ({"tracking": {"max_error_m": 0.01}}, "tracking.max_error_m"),
+        ({"tracking": {"max_error_rad": 0.1}}, "tracking.max_error_rad"),
+        ({"duration": {"min_s": 0.9, "max_s": 0.5}}, "duration.min_s"),
+        ({"gripper": {"min": 0.8, "max": 0.2}}, "gripper.min"),
+        ({"freshness": {"action_max_age_s": 2.0}}, "freshness.observation_max_age_s"),
+        ({"watchdog": {"silence_s": 0.01}}, "watchdog.silence_s"),
+        ({"contact": {"max_efforts_n_m": (1.0, 0.0)}}, "contact.max_efforts_n_m"),
+        ({"keep_out": [{"name": "a", "lower_m": (0, 0, 0), "upper_m": (0, 1, 1)}]}, "keep_out 'a'"),
+        ({"keep_out": [{"name": "a", "lower_m": (-9, -9, -9), "upper_m": (9, 9, 9)}]}, "keep_out 'a'"),
+    ],
+)
+def test_a_wrong_or_contradictory_value_is_an_error_that_names_the_field(sections: dict[str, Any], field: str) -> None:
+    """Hazard: a typo in a YAML file that silently leaves the default, or opens a limit."""
+    with pytest.raises(ConfigError, match=re.escape(field)):
+        SafetyConfig(**sections)
+
+
+def test_a_configuration_cannot_be_changed_once_made() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        SafetyConfig().motion.max_step_m = 1.0  # type: ignore[misc]
+
+
+def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump({"safety": {"motion": {"max_step_m": 0.02}, "keep_out": []}}))
+    assert SafetyConfig.from_yaml(path).motion.max_step_m == 0.02
+    for text in ("safety: {motion: {max_step_m: -1}}", "- 1", "a: [", ""):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(str(path))):
+            SafetyConfig.from_yaml(path)
+    with pytest.raises(ConfigError, match=r"missing\.yaml"):
+        SafetyConfig.from_yaml(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("facts", "field"),
+    [
+        ({"start": (0.3, -0.09, 0.5)}, "workspace.z"),
+        ({"start": (0.3, -0.09, 0.26), "reach_m": 0.2}, "workspace.lower_m"),
+        ({"reach_m": 0.05}, "workspace.lower_m"),
+        ({"speed_m_s": 0.1}, "motion.max_speed_m_s"),
+        ({"speed_rad_s": 1.0}, "motion.max_speed_rad_s"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_arm_is_refused(facts: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(field)):
+        SafetyConfig().check_robot(**facts)
+
+
+def test_a_start_inside_a_keep_out_box_is_refused() -> None:
+    config = SafetyConfig(keep_out=[{"name": "post", "lower_m": (0.2, -0.1, 0.2), "upper_m": (0.4, 0.0, 0.4)}])
+    with pytest.raises(ConfigError, match="post"):
+        config.check_robot(start=(0.3, -0.09, 0.26))
+
+
+def test_the_defaults_fit_the_bridge_robot() -> None:
+    SafetyConfig().check_robot(start=(0.3, -0.09, 0.26), reach_m=0.65, speed_m_s=0.25, speed_rad_s=1.25)
+
+
+def test_the_documented_parameters_are_the_real_ones() -> None:
+    """Hazard: an operator who trusts a limit that the documentation alone has."""
+    rows = re.findall(r"^\| `([a-z_.0-9]+)` \| (.+?) \| (.+?) \| (yes|no) \| (.+?) \|$", DOCUMENT.read_text(), re.M)
+    documented = {name: (value, unit, live, text) for name, value, unit, live, text in rows}
+    actual = {
+        name: (shown(value), facts["unit"], "yes" if facts["live"] else "no", facts["description"])
+        for name, value, facts in SafetyConfig().fields()
+    }
+    assert documented == actual
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"{v:g}" for v in value) or "none"
+    return "none" if value is None else f"{value:g}"
