@@ -43,6 +43,8 @@ def run(make: Callable[[], Node]) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # `ros2 launch` passes on the Ctrl-C that the terminal has sent already: the second must not cut the end short.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         close = getattr(node, "close", None)
         if close is not None:
             close()

@@ -121,7 +121,8 @@ class SimNode(Node):
                 if behind > 0.2:  # the machine is too busy: let time go rather than race after it
                     self._begin += behind
                     self._late += 1
-                self._simulation.advance(world.time + tick)
+                # Counted from the world's zero: a tick need not be a multiple of the physics' timestep.
+                self._simulation.advance((int(world.time / tick + 0.5) + 1) * tick)
                 due = self._begin + world.time
                 reading = world.joint_state()
                 now = time.monotonic()
