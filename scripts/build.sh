@@ -133,7 +133,7 @@ environment_is_ours() { # complete, and made at this path: the scripts of one th
 
 create_environment() {
   rm -rf "$build"
-  "$PYTHON" -m venv --clear ${system_ros:+--system-site-packages} "$VENV"
+  "$PYTHON" -m venv --clear "$VENV"
 }
 
 check_ros() { # one environment is for one ROS
@@ -165,16 +165,23 @@ packages_wanted() {
   { requirements; constraints; "$VENV/bin/python" --version; } | hash_of
 }
 
+see_system_packages() { # see_system_packages true|false
+  sed -i "s/^include-system-site-packages = .*/include-system-site-packages = $1/" "$VENV/pyvenv.cfg"
+}
+
 install_python_packages() {
   requirements >"$state/requirements.txt"
   constraints >"$state/constraints.txt"
-  local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off)
+  # pip must not find the system's packages good enough: their commands, such as pytest, run on the system's Python.
+  see_system_packages false
+  local pip=(env -u PYTHONPATH "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off)
   "${pip[@]}" --upgrade 'pip>=25' # resolves in half the time of the one that comes with Python 3.11
   "${pip[@]}" --no-compile ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} \
     -r "$state/requirements.txt" -c "$state/constraints.txt"
   # On all cores, which pip cannot. Files for newer Pythons among the packages fail, without harm.
   "$VENV/bin/python" -m compileall -q -j 0 "$VENV"/lib/python*/site-packages >/dev/null || true
   if [[ $system_ros ]]; then
+    see_system_packages true
     "$VENV/bin/python" -c 'import rclpy' || die "$PYTHON cannot import rclpy of $system_ros: name that ROS's interpreter, PYTHON=/usr/bin/python3"
   else
     "$VENV/bin/python" scripts/patch_cmake_exports.py

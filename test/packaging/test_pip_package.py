@@ -13,6 +13,13 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("config", "launch", "openvla_ros", "resource", "LICENSE", "README.md", "setup.cfg", "setup.py")
 
 
+def run(*command: object, cwd: Path) -> str:
+    """Without PYTHONPATH above all: through it, pip and Python would find what is installed here already."""
+    done = subprocess.run(command, cwd=cwd, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Path:
     """An environment with this package's wheel, the third-party packages of this one, and no ROS."""
@@ -24,22 +31,14 @@ def server(tmp_path_factory) -> Path:
         elif (ROOT / name).exists():
             shutil.copy(ROOT / name, source / name)
     venv.create(environment)
-    python = environment / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
     # setuptools is in this environment, not in the new one, so the wheel is built here.
-    wheel = [sys.executable, "setup.py", "--quiet", "bdist_wheel", "--dist-dir", folder]
-    subprocess.run(wheel, cwd=source, check=True, timeout=120, capture_output=True)
-    subprocess.run([*pip, "--no-deps", *folder.glob("*.whl")], check=True, timeout=120)
+    run(sys.executable, "setup.py", "--quiet", "bdist_wheel", "--dist-dir", folder, cwd=source)
+    pip = (sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "--disable-pip-version-check")
+    run(*pip, "install", "--quiet", "--no-deps", *folder.glob("*.whl"), cwd=folder)
     site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
     (site_packages / "third_party.pth").write_text(sysconfig.get_path("purelib"))
     (site_packages / "rclpy.py").write_text("raise ImportError('this server has no ROS')")
     return environment
-
-
-def run(*command: object, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("file", ["config/sim.yaml", "config/fastdds.xml", "resource/openvla-tiny/model.safetensors"])
