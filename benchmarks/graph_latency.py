@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvla_ros.msg as ours
 import rclpy
 from _report import machine_line
 from rclpy.node import Node
@@ -29,13 +30,12 @@ from rich.console import Console
 from rich.table import Table
 from sensor_msgs.msg import Image
 
-from openvla_ros import msg as ours
 from openvla_ros.bringup.graph import environment, sim
 from openvla_ros.bringup.processes import Processes
-from openvla_ros.demo.trace import Trace
 from openvla_ros.demo.watcher import Watcher
 from openvla_ros.nodes import _convert, _qos
 from openvla_ros.nodes._operator import Operator
+from openvla_ros.recording.trace import Trace
 
 HZ, WIDTH, HEIGHT = 30.0, 640, 480
 CONTROL_HZ = 5.0

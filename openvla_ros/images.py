@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import cv2
 import numpy as np
@@ -15,13 +16,17 @@ class ImageError(ValueError):
     """The image can't be turned into RGB: says what was wrong and what is accepted."""
 
 
+def _converter(code: int) -> Callable[[RGB], RGB]:
+    return lambda image: cast(RGB, cv2.cvtColor(image, code))
+
+
 # How many channels an 8-bit encoding has, and how its (H, W, C) view becomes RGB. rgb8 stays a view of the buffer.
 _ENCODINGS: dict[str, tuple[int, Callable[[RGB], RGB]]] = {
     "rgb8": (3, lambda image: image),
-    "bgr8": (3, lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)),
-    "rgba8": (4, lambda image: cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)),
-    "bgra8": (4, lambda image: cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)),
-    "mono8": (1, lambda image: cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)),
+    "bgr8": (3, _converter(cv2.COLOR_BGR2RGB)),
+    "rgba8": (4, _converter(cv2.COLOR_RGBA2RGB)),
+    "bgra8": (4, _converter(cv2.COLOR_BGRA2RGB)),
+    "mono8": (1, _converter(cv2.COLOR_GRAY2RGB)),
 }
 ENCODINGS = tuple(_ENCODINGS)
 
@@ -60,4 +65,4 @@ def decode_compressed(data: bytes | memoryview) -> RGB:
     image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
     if image is None:
         raise ImageError(f"compressed image of {buffer.size} bytes can't be decoded: send JPEG or PNG")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cast(RGB, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))

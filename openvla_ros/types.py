@@ -100,9 +100,7 @@ class ArmState:
     joint_velocities: Array
     gripper: float
     joint_efforts: Array | None = None
-    wrench: Array | None = (
-        None  # (6,) external force [N], torque [N m] at the end effector, if reported
-    )
+    wrench: Array | None = None  # (6,) external force [N], torque [N m] at the end effector, if reported
 
 
 @dataclass(frozen=True, slots=True)

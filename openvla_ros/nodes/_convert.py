@@ -9,8 +9,8 @@ from geometry_msgs.msg import Pose as PoseMsg
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+import openvla_ros.msg as ours
 from openvla_ros import images, messages
-from openvla_ros import msg as ours
 from openvla_ros.messages import arm_state, command, pose, seconds, stamped_action
 from openvla_ros.robots.interfaces.joint_trajectory import ArmTrajectory
 from openvla_ros.types import Action, ArmState, Array, Command, Pose, RuleReport

@@ -16,7 +16,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
-from openvla_ros import msg as ours
+import openvla_ros.msg as ours
 from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.motion import Motion, MotionConfig, Trajectory
 from openvla_ros.errors import KinematicsError

@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from openvla_ros import msg as ours
+import openvla_ros.msg as ours
 from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, Wait, make_loop
 from openvla_ros.errors import ConfigError, OpenVLAError, PolicyError

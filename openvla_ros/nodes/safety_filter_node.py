@@ -12,7 +12,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from openvla_ros import msg as ours
+import openvla_ros.msg as ours
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.filter import Decision, SafetyFilter, State
 from openvla_ros.nodes import _convert, _parameters, _qos, _spin

@@ -9,6 +9,7 @@ import array
 import sys
 import threading
 import time
+from functools import partial
 
 from pydantic import BaseModel, Field
 from rclpy.node import Node
@@ -57,9 +58,8 @@ class SimNode(Node):
             robot.interface.gripper_topic: self._simulation.gripper,
         }
         for topic, controller in topics.items():
-            self.create_subscription(
-                JointTrajectory, topic, lambda m, c=controller: self._on_trajectory(m, c), _qos.STREAM
-            )
+            callback = partial(self._on_trajectory, controller)
+            self.create_subscription(JointTrajectory, topic, callback, _qos.STREAM)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._closing = threading.Event()
         self._failure: Exception | None = None
@@ -71,7 +71,7 @@ class SimNode(Node):
         self._closing.set()
         self._thread.join(timeout=2.0)
 
-    def _on_trajectory(self, message: JointTrajectory, controller: TrajectoryController) -> None:
+    def _on_trajectory(self, controller: TrajectoryController, message: JointTrajectory) -> None:
         points = message.points
         stamp = _convert.seconds(message.header.stamp)
         with self._lock:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvla_ros.msg as ours
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from graph_harness import Running, alive, idle_graph, node_processes, run_graph
 from sensor_msgs.msg import Image
 
-from openvla_ros import msg as ours
 from openvla_ros.nodes import _qos
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import openvla_ros.msg as ours
 import pytest
 from graph_harness import Running
 
-from openvla_ros import msg as ours
 from openvla_ros.nodes import _convert, _qos
 
 
