@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-DATA_FOLDERS = ("config", "launch", "resource")
+DATA_FOLDERS = ("config", "launch", "msg", "resource")
 
 root = Path(__file__).parent
 files = (path.relative_to(root) for folder in DATA_FOLDERS for path in sorted((root / folder).rglob("*")))

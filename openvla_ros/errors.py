@@ -19,3 +19,7 @@ class PolicyError(OpenVLAError):
 
 class KinematicsError(OpenVLAError):
     """A target pose has no joint solution within limits. The arm must hold."""
+
+
+class RecordingError(OpenVLAError):
+    """An episode can't be written or read. What controls the arm is not affected."""

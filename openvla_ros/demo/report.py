@@ -11,18 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from openvla_ros.demo.trace import HOPS, Trace
+from openvla_ros.recording.trace import HOPS, Trace, percentiles
 from openvla_ros.types import Array
 
 MODES = ("non_blocking", "blocking")
-
-
-def _percentiles(values: Array) -> tuple[float, float] | None:
-    """(p50, p99) in ms, None without values."""
-    if not len(values):
-        return None
-    p50, p99 = np.percentile(values, [50, 99]) * 1e3
-    return float(p50), float(p99)
 
 
 def summary(trace: Trace) -> dict[str, Any]:
@@ -38,10 +30,10 @@ def summary(trace: Trace) -> dict[str, Any]:
             "verdicts": dict(Counter(s.verdict for s in steps if s.verdict)),
             "outcomes": dict(outcomes),
             "reasons": {rule: n for (m, rule), n in trace.reasons.items() if m == mode},
-            "hops_ms": {name: _percentiles(trace.hop(mode, a, b)) for name, a, b in HOPS},
-            "image_to_command_ms": _percentiles(trace.hop(mode, "image", "command_sent")),
+            "hops_ms": {name: percentiles(trace.hop(mode, a, b)) for name, a, b in HOPS},
+            "image_to_command_ms": percentiles(trace.hop(mode, "image", "command_sent")),
         }
-    result["tracking_error_mm"] = _percentiles(trace.tracking_error())  # m -> mm is times 1000 too
+    result["tracking_error_mm"] = percentiles(trace.tracking_error())  # m -> mm is times 1000 too
     return result
 
 

@@ -14,13 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from openvla_ros.bringup.graph import GraphSpec
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.demo import report
-from openvla_ros.demo.video import VideoWriter
 from openvla_ros.demo.watcher import Watcher
 from openvla_ros.errors import OpenVLAError
 from openvla_ros.nodes._operator import Operator
+from openvla_ros.recording.video import VideoWriter
+from openvla_ros.sim.tasks import TASKS
 
-FIRST = "lift the red block"
-SECOND = "put the green block on the plate"
+INSTRUCTIONS = tuple(TASKS)  # the scene's six, in turn
 START_TIMEOUT = 60.0  # [s] for every node to be up, on a busy machine
 
 
@@ -47,21 +47,21 @@ class Scenario:
                 raise OpenVLAError(f"{error}{self._nodes.log_tail('policy')}") from error
 
     def control(self, mode: str, with_stop: bool) -> None:
-        """One control mode: instruction, on the way another one, and an e-stop where asked for."""
+        """One control mode: the scene's instructions one after the other, and an e-stop where asked for."""
         operator, watcher = self._operator, self._watcher
         operator.set_parameters("policy", mode=mode)
         watcher.mode = mode
         watcher.event(f"{mode.replace('_', '-')} control")
-        self._instruct(FIRST)
+        self._instruct(INSTRUCTIONS[0])
         operator.transition("policy", "activate")
         begin = time.monotonic()
         with self._progress(f"{mode.replace('_', '-')} control") as update:
-            self._watch_until(begin + self._seconds / 3, update, begin)
-            self._instruct(SECOND)
-            self._watch_until(begin + self._seconds * 2 / 3, update, begin)
-            if with_stop:
-                self._stop_and_reset()
-            self._watch_until(begin + self._seconds, update, begin)
+            for i, instruction in enumerate(INSTRUCTIONS):
+                if i:
+                    self._instruct(instruction)
+                if with_stop and i == len(INSTRUCTIONS) // 2:
+                    self._stop_and_reset()
+                self._watch_until(begin + self._seconds * (i + 1) / len(INSTRUCTIONS), update, begin)
         operator.transition("policy", "deactivate")
         watcher.trace.seconds[mode] += time.monotonic() - begin
         watcher.mode = ""
