@@ -56,7 +56,6 @@ class Arrival:
         self._begin = 0.0
         self._settled_since: float | None = None
         self._gripper: tuple[float, float] | None = None  # position and stamp since which it is still
-        self._stamp = -math.inf
         self.outcome = Outcome.NONE
 
     def start(self, command: Command, now: float) -> None:
@@ -64,21 +63,19 @@ class Arrival:
         self._command = command
         self._begin, self._end = now, now + command.duration
         self._settled_since = self._gripper = None
-        self._stamp = -math.inf
         self.outcome = Outcome.HELD if command.hold else Outcome.EXECUTING
 
     def update(self, state: ArmState | None, now: float) -> Outcome:
         """With a new measurement, or None where there is none: the time to arrive in runs out all the same."""
         if self.outcome is not Outcome.EXECUTING:
             return self.outcome
-        if state is not None and state.stamp > self._stamp and self._is_settled(state, now):
+        if state is not None and self._is_settled(state, now):
             self.outcome = Outcome.ARRIVED
         elif now > self._end + self._config.timeout:
             self.outcome = Outcome.TIMED_OUT
         return self.outcome
 
     def _is_settled(self, state: ArmState, now: float) -> bool:
-        self._stamp = state.stamp
         gripper_done = self._gripper_done(state, now)
         if now < self._end or not (gripper_done and self._is_there(state)):
             self._settled_since = None

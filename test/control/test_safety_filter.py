@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from safety_scene import START, Scene, action, arm_state, codes, shifted
 
-from openvla_ros.control.safety import SafetyConfig, SafetyFilter, State, Verdict
+from openvla_ros.control.safety import SafetyConfig, SafetyFilter, State, Verdict, rules
+from openvla_ros.control.safety.motion import Context, Motion
 from openvla_ros.errors import ConfigError
-from openvla_ros.types import Pose, rpy_to_rotvec
+from openvla_ros.types import Pose, RuleReport, rpy_to_rotvec
 
 NAN, INF = math.nan, math.inf
 
@@ -210,7 +211,9 @@ def test_after_a_reset_the_target_is_anchored_at_the_measured_pose() -> None:
 def test_after_a_reset_nothing_moves_on_an_image_from_before_it() -> None:
     """Hazard: the action that was in flight when the operator stopped runs right after the reset."""
     scene = Scene()
+    scene.step((0.01, 0, 0))
     scene.filter.stop("keyboard", scene.now)
+    scene.tick(0.1)
     old = scene.stamped(action((0.05, 0, 0)))
     scene.tick(0.1)
     assert scene.filter.reset(scene.now)[0]
@@ -261,6 +264,60 @@ def test_a_clock_that_goes_backwards_stops_and_forgets() -> None:
     scene.tick(0.02)
     assert scene.filter.reset(scene.now)[0]
     assert scene.step((0.01, 0, 0)).verdict is Verdict.ACCEPTED
+
+
+def test_what_was_measured_before_the_clock_stepped_back_does_not_count() -> None:
+    """Hazard: an arm state that was about to go stale looks fresh again."""
+    scene = Scene()
+    scene.step((0.01, 0, 0))
+    scene.tick(0.15, fresh=False)
+    scene.tick(-0.1, fresh=False)
+    assert scene.filter.state is State.STOPPED
+    assert "no arm state" in scene.filter.reset(scene.now)[1]
+
+
+def test_an_arm_state_from_the_future_is_not_fresh() -> None:
+    """Hazard: with the driver's clock ahead, its last state stays "fresh" long after the driver died."""
+    scene = Scene()
+    scene.arm = {"stamp": scene.now + 10}
+    decision = scene.tick(0.1)
+    assert decision.state is State.WAITING
+    assert "synchronise" in decision.reports[-1].detail
+
+
+def test_a_hold_keeps_what_the_gripper_was_told() -> None:
+    """Hazard: the stop drops what the gripper holds (measured 0.5 around a block that it was told to close on)."""
+    scene = Scene()
+    scene.step(gripper=0.0)
+    scene.arm = {"gripper": 0.5}
+    scene.tick(0.1)
+    assert scene.filter.stop("keyboard", scene.now).command.gripper == 0.0
+
+
+def test_a_limit_cannot_undo_what_another_one_ensured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hazard: a later rule that turns a motion, out of the box or beyond the step limit."""
+
+    class Turns:
+        def __init__(self, config: SafetyConfig) -> None:
+            pass
+
+        def __call__(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:
+            if motion.translation[2] > 0:
+                return motion, []
+            return motion.with_translation(np.array([0, 0, 0.2])), [RuleReport("turns", "")]
+
+    monkeypatch.setattr(rules, "LIMITS", (*rules.LIMITS, Turns))
+    decision = Scene(pose=shifted((0, 0, 0.07))).step((0.01, 0, 0))
+    np.testing.assert_allclose(decision.command.target.position, (0.3, -0.05, 0.3))
+
+    class Insists(Turns):
+        def __call__(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:
+            return motion.with_translation(np.array([0, 0, 0.2])), [RuleReport("insists", "")]
+
+    monkeypatch.setattr(rules, "LIMITS", (*rules.LIMITS, Insists))
+    decision = Scene().step((0.01, 0, 0))
+    assert decision.verdict is Verdict.REFUSED
+    assert "unsettled" in codes(decision)
 
 
 def test_a_clock_going_backwards_does_not_unlatch() -> None:

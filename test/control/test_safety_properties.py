@@ -146,6 +146,7 @@ class Watcher:
 
     def check(self, decision: Decision, action: StampedAction | None) -> None:
         assert (decision.state is State.STOPPED) == self.latched
+        assert not any(report.rule == "unsettled" for report in decision.reports)
         command = decision.command
         if command is not None:
             numbers = (*command.target.position, *command.target.quaternion, command.gripper, command.duration)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from safety_scene import DOWN, START, Scene, action, codes, turned
+from hypothesis import given
+from hypothesis import strategies as st
+from safety_scene import DOWN, START, Scene, action, codes, shifted, turned
+from scipy.spatial.transform import Rotation
 
 from openvla_ros.control import quaternion
 from openvla_ros.control.safety import State, Verdict, rules
+from openvla_ros.control.safety.rules.tracking import share_within_angle, share_within_ball
 from openvla_ros.types import Pose
 
 Check = Callable[[], None]
@@ -80,6 +85,10 @@ def out_of_order() -> None:
     assert scene.step((0.01, 0, 0)).verdict is Verdict.ACCEPTED
     scene.tick(0.03)
     assert codes(scene.give(late)) == {"sequence"}
+    scene.tick(0.2)
+    assert codes(scene.step((0.01, 0, 0), observation_stamp=scene.now - 0.3)) == {
+        "sequence"
+    }  # newer, on an older image
 
 
 @scenario("Rate")
@@ -213,6 +222,7 @@ def gripper() -> None:
     assert scene.step((0.5, 0, 0), gripper=0.2).command.gripper == 0.2
     scene = Scene(gripper={"max_rate_per_s": 1.0})
     assert scene.step(gripper=0.0).command.gripper == pytest.approx(0.8)
+    assert scene.step(gripper=0.0).command.gripper == pytest.approx(0.6)
 
 
 @scenario("Freeze")
@@ -287,6 +297,40 @@ def test_no_rule_can_be_switched_off_unnoticed(name: str, monkeypatch: pytest.Mo
         SCENARIOS[name]()
 
 
+def test_beyond_the_tracking_bound_the_way_back_is_free() -> None:
+    """Hazard: an arm that was pushed a little beyond the bound accepts nothing any more, not even the way back."""
+    scene = Scene(follow=False)
+    scene.step()
+    scene.pose = shifted((0, 0.12, 0), turned((0, 0, 0.7)))
+    assert scene.step((0, 0.01, 0), (0, 0, 0.04)).verdict is Verdict.ACCEPTED
+    assert (
+        scene.step((0.03, 0.01, 0), (0.2, 0, 0.04)).verdict is Verdict.ACCEPTED
+    )  # not quite back, but no further away
+    decision = scene.step((0, -0.01, 0), (0, 0, -0.05))
+    assert codes(decision) == {"tracking"}
+    np.testing.assert_allclose(decision.filtered.to_array()[:6], 0, atol=1e-6)
+
+
+VECTORS = st.lists(st.floats(-0.3, 0.3), min_size=3, max_size=3).map(np.array)
+
+
+@given(VECTORS, VECTORS, st.booleans())
+def test_the_shares_of_the_tracking_rule_are_the_largest_allowed(step: Any, offset: Any, flip: bool) -> None:
+    limit = max(0.2, float(np.linalg.norm(offset)))
+    share = share_within_ball(step, offset, limit)
+    assert np.linalg.norm(offset + share * step) <= limit * (1 + 1e-7)
+    assert share == 1 or np.linalg.norm(offset + (share + 1e-3) * step) >= limit * (1 - 1e-7)
+
+    turn = quaternion.from_rotvec(offset) * (-1 if flip else 1)  # both signs are the same rotation
+    share = share_within_angle(step, turn, limit)
+
+    def angle(s: float) -> float:
+        return float((Rotation.from_rotvec(s * step) * Rotation.from_quat(turn)).magnitude())
+
+    assert angle(share) <= limit * (1 + 1e-7)
+    assert share == 1 or angle(share + 1e-3) >= limit * (1 - 1e-7)
+
+
 def test_outside_the_box_the_arm_may_only_move_inwards() -> None:
     """Hazard: an arm that starts outside and is thrown into the box, or walks on outwards."""
     scene = Scene(pose=Pose(np.array([0.5, 0.0, 0.2]), turned((0, 0, 2.5)).quaternion))
@@ -312,6 +356,15 @@ def test_rotation_limits_hold_at_the_gripper_down_pose() -> None:
     scene = Scene(pose=turned((0.0, 0.0, 0.0)))
     for rpy in ((0.1, 0, 0), (0, 0.1, 0), (0, 0, 0.1), (-0.1, -0.1, -0.1)):
         assert scene.step((0, 0, 0), rpy).verdict is Verdict.ACCEPTED
+
+
+def test_an_arm_a_hair_beyond_the_wall_is_not_stuck() -> None:
+    """Hazard: rounding; a wall that is neither inside nor outside, where no step would satisfy all limits."""
+    for beyond in (1e-12, 1e-9, 3e-7, 1e-6, 2e-6):
+        scene = Scene(pose=Pose(np.array([0.3, 0.0, 0.3 + beyond]), turned((0, 0, 1.57 + beyond)).quaternion))
+        decision = scene.step((0.02, 0, 0.02), (0, 0, 0.1))
+        np.testing.assert_allclose(decision.filtered.translation, (0.02, 0, 0), atol=1e-5)
+        assert scene.step((0, 0, -0.02), (0, 0, -0.1)).verdict is Verdict.ACCEPTED
 
 
 def test_a_wall_is_slid_along_without_a_jerk() -> None:

@@ -275,7 +275,9 @@ class SafetyFilter:
                 break
         if content >= len(self._limits) and motion.is_finite():
             return motion, _first_of_each(reports)
-        raise Refused(*reports, RuleReport("unsettled", "the limits leave no motion that satisfies all of them"))
+        raise Refused(
+            *_first_of_each(reports), RuleReport("unsettled", "the limits leave no motion that satisfies all of them")
+        )
 
     def _accept(self, action: StampedAction, motion: Motion, context: Context) -> Command:
         target = _frozen(motion.target())

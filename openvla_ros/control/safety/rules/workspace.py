@@ -40,8 +40,10 @@ class Workspace:
             if lower - _ROUNDING <= asked <= upper + _ROUNDING:
                 continue
             allowed, limit = (lower, self._lower[i]) if asked < lower else (upper, self._upper[i])
-            reports.append(RuleReport(CODE, f"{AXES[i]} [m] clipped", asked, allowed, limit))
-            step[i] = min(max(allowed - start[i], min(step[i], 0.0)), max(step[i], 0.0))  # shortened, never turned
+            shortened = min(max(allowed - start[i], min(step[i], 0.0)), max(step[i], 0.0))  # never turned round
+            if shortened != step[i]:
+                step[i] = shortened
+                reports.append(RuleReport(CODE, f"{AXES[i]} [m] clipped", asked, allowed, limit))
         return (motion.with_translation(np.array(step)), reports) if reports else (motion, reports)
 
     def _orientation(self, motion: Motion) -> tuple[Motion, list[RuleReport]]:
