@@ -16,6 +16,8 @@ from openvla_ros.control.arrival import Arrival, ArrivalConfig, Outcome
 from openvla_ros.errors import KinematicsError
 from openvla_ros.types import ArmState, Array, Command, Pose
 
+LONGEST_MOTION = 10.0  # [s] that any safety filter may grant: SafetyConfig's own bound of duration.max_s
+
 
 class Planner(Protocol):
     """The part of robots.Kinematics that a motion needs."""
@@ -62,9 +64,9 @@ class Motion:
         self._state_received = -np.inf
         self._filter_heard = -np.inf
         self._pressed = False
-        self._reference: tuple[Array, Array] | None = (
-            None  # times (k,) and positions (k, n) that the controller follows
-        )
+        self._holding = False  # the last trajectory that was sent is a hold
+        # Times (k,) and positions (k, n) that the controller follows.
+        self._reference: tuple[Array, Array] | None = None
         self.command: Command | None = None
         self.outcome = Outcome.NONE
         self.outcome_stamp = 0.0  # ROS clock: the state at which the outcome was reached
@@ -75,10 +77,7 @@ class Motion:
         if self._state is not None and state.stamp == self._state.stamp:
             return
         self._state, self._state_received = state, now
-        if self.outcome is Outcome.EXECUTING:
-            outcome = self._arrival.update(state, now)
-            if outcome is not Outcome.EXECUTING:
-                self._end(outcome, "")
+        self._watch(state, now)
 
     def heard_filter(self, now: float) -> None:
         """Any message of the safety filter: a sign of life."""
@@ -90,7 +89,7 @@ class Motion:
         self.command = command
         if command.hold:
             return self._hold(now, "the safety filter asked to hold")
-        obstacle = self._obstacle(age, now)
+        obstacle = self._obstacle(command, age, now)
         if obstacle:
             self._end(Outcome.REFUSED, obstacle)
             return None
@@ -102,34 +101,66 @@ class Motion:
             self._end(Outcome.REFUSED, str(error))
             return None
         self._arrival.start(command, now)
+        self._holding = False
         self.outcome, self.detail = Outcome.EXECUTING, ""
         return self._send(Trajectory(command.duration, positions, command.gripper), q_start, now)
 
     def press(self, pressed: bool, now: float) -> Trajectory | None:
-        """The e-stop's level, heard by the driver itself: pressing holds, also without the safety filter."""
+        """The e-stop's level, heard by the driver itself: pressed, it holds, also without the safety filter."""
         self._pressed = pressed
         return self._hold(now, "the e-stop is pressed") if pressed else None
 
     def tick(self, now: float) -> Trajectory | None:
         """The watchdog, at 50 Hz or more: a hold if a motion lost what it needs."""
-        if self.outcome is not Outcome.EXECUTING:
+        if not self._under_way:
             return None
         if now - self._filter_heard > self._config.filter_timeout:
             return self._hold(now, f"the safety filter was silent for {self._config.filter_timeout:g} s")
         if now - self._state_received > self._config.state_timeout:
             return self._hold(now, f"no joint states for {self._config.state_timeout:g} s")
+        self._watch(None, now)
         return None
 
-    def _obstacle(self, age: float, now: float) -> str:
-        """Why no motion may start, empty if one may."""
+    @property
+    def _under_way(self) -> bool:
+        """Whether the motion that was sent last still runs: also when a command after it was refused."""
+        return self._arrival.outcome is Outcome.EXECUTING
+
+    def _watch(self, state: ArmState | None, now: float) -> None:
+        if not self._under_way:
+            return
+        outcome = self._arrival.update(state, now)
+        # The outcome of a command that was refused meanwhile stays REFUSED.
+        if outcome is not Outcome.EXECUTING and self.outcome is Outcome.EXECUTING:
+            late = f"not at the target {self._config.arrival.timeout:g} s after the motion should have ended"
+            self._end(outcome, late if outcome is Outcome.TIMED_OUT else "")
+
+    def _obstacle(self, command: Command, age: float, now: float) -> str:
+        """Why no motion may start, empty if one may. Written so that a NaN fails."""
         if self._pressed:
             return "the e-stop is pressed"
-        # Written so that a NaN fails.
-        if not age <= self._config.command_timeout:
-            return f"the command is {age:.3f} s old, allowed are {self._config.command_timeout:g} s"
-        if not now - self._state_received <= self._config.state_timeout:
+        limit = self._config.command_timeout
+        if not age <= limit:
+            return f"the command is {age:.3f} s old, allowed are {limit:g} s"
+        if not age >= -limit:
+            return f"the command is from {-age:.3f} s in the future: are the clocks of both machines synchronized?"
+        if not 0.0 < command.duration <= LONGEST_MOTION:
+            return f"the motion's duration is {command.duration:g} s, allowed are up to {LONGEST_MOTION:g} s"
+        if not 0.0 <= command.gripper <= 1.0:
+            return f"the gripper's target is {command.gripper:g}, allowed are 0 (closed) to 1 (open)"
+        if not self._is_fresh(now):
             return f"no joint states for {self._config.state_timeout:g} s: is the arm's own driver running?"
         return ""
+
+    def _is_fresh(self, now: float) -> bool:
+        return now - self._state_received <= self._config.state_timeout
+
+    def _told(self, now: float) -> Array | None:
+        """Joint positions (n,) that the controller was told for ``now``, None if it was told nothing yet."""
+        if self._reference is None:
+            return None
+        times, positions = self._reference
+        return np.array([np.interp(now, times, column) for column in positions.T])
 
     def _reference_at(self, now: float) -> Array:
         """Joint positions (n,) the controller was told for ``now``; the measured ones if the arm is elsewhere.
@@ -137,19 +168,28 @@ class Motion:
         Starting from the measured ones always would lose the controller's lag in every step: the arm would sag.
         """
         assert self._state is not None
-        measured = self._state.joint_positions
-        if self._reference is None:
+        measured, told = self._state.joint_positions, self._told(now)
+        if told is None or not np.abs(told - measured).max() <= self._config.reference_tolerance:
             return measured
-        times, positions = self._reference
-        told = np.array([np.interp(now, times, column) for column in positions.T])
-        return told if np.abs(told - measured).max() <= self._config.reference_tolerance else measured
+        return told
 
     def _hold(self, now: float, why: str) -> Trajectory | None:
-        """Stop where the arm is. Without any measurement there is nowhere to hold, and nothing was ever sent."""
+        """Stop where the arm is, None if that is not known and no motion of ours runs.
+
+        A hold again (an e-stop button may repeat its level) stays where the first was, or the arm would sag with each.
+        """
+        q: Array | None
+        if self._is_fresh(now):
+            assert self._state is not None
+            q = self._reference_at(now) if self._holding else self._state.joint_positions
+        else:
+            # An old measurement lies behind a moving arm: going there would be a jerk backwards.
+            q = self._told(now) if self._under_way else None
         self._end(Outcome.HELD, why)
-        if self._state is None:
+        self._arrival = Arrival(self._config.arrival)
+        if q is None:
             return None
-        q = self._state.joint_positions
+        self._holding = True
         return self._send(Trajectory(self._config.waypoint_period, q[None, :]), q, now)
 
     def _send(self, trajectory: Trajectory, q_start: Array, now: float) -> Trajectory:
