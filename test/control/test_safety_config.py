@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from openvla_ros.control.safety import SafetyConfig
 from openvla_ros.errors import ConfigError
@@ -49,18 +48,6 @@ def test_a_wrong_or_contradictory_value_is_an_error_that_names_the_field(section
 def test_a_configuration_cannot_be_changed_once_made() -> None:
     with pytest.raises(ValueError, match="frozen"):
         SafetyConfig().motion.max_step_m = 1.0  # type: ignore[misc]
-
-
-def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "robot.yaml"
-    path.write_text(yaml.safe_dump({"safety": {"motion": {"max_step_m": 0.02}, "keep_out": []}}))
-    assert SafetyConfig.from_yaml(path).motion.max_step_m == 0.02
-    for text in ("safety: {motion: {max_step_m: -1}}", "- 1", "a: [", ""):
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=re.escape(str(path))):
-            SafetyConfig.from_yaml(path)
-    with pytest.raises(ConfigError, match=r"missing\.yaml"):
-        SafetyConfig.from_yaml(tmp_path / "missing.yaml")
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,15 @@ def test_reset_is_refused_while_the_stop_is_pressed() -> None:
     assert scene.step((0.01, 0, 0)).verdict is Verdict.ACCEPTED
 
 
+def test_a_stop_without_a_name_is_a_stop() -> None:
+    """Hazard: an empty reason taken for no reason."""
+    scene = Scene()
+    scene.filter.stop("", scene.now)
+    scene.tick(0.1)
+    assert scene.step((0.01, 0, 0)).verdict is Verdict.REFUSED
+    assert scene.filter.state is State.STOPPED
+
+
 def test_reset_is_refused_without_a_fresh_arm_state() -> None:
     scene = Scene()
     scene.filter.stop("keyboard", scene.now)

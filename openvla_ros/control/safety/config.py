@@ -8,11 +8,9 @@ so that an action within Bridge's own limits, on time, passes unchanged.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from openvla_ros.errors import ConfigError
@@ -208,22 +206,6 @@ class SafetyConfig(Section):
             super().__init__(**sections)
         except ValidationError as error:
             raise ConfigError("; ".join(_explain(error))) from error
-
-    @classmethod
-    def from_yaml(cls, path: Path) -> SafetyConfig:
-        """From a file whose top level, or whose ``safety`` section, holds the sections of this class."""
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
-        if isinstance(content, Mapping) and "safety" in content:
-            content = content["safety"]
-        if not isinstance(content, Mapping):
-            raise ConfigError(f"{path}: expected sections such as 'workspace' and 'motion', found {content!r}")
-        try:
-            return cls(**content)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
 
     def fields(self) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         """(dotted name, value, {description, unit, live}) of every parameter."""

@@ -156,14 +156,12 @@ class SafetyFilter:
         """Takes the time and enters the state that follows: (a HOLD where the arm must stop for it, what happened)."""
         rejected, self._arm_rejected = self._arm_rejected, None
         reports = [rejected] if rejected else []
-        fault = self._advance(now)
-        if fault is None and not self._stop_reason:
-            fault = next(iter(self._alarms()), None)
-        if fault is not None:
-            reports.append(fault)
-            return (None if self._stop_reason else self._latch(fault.detail)), reports
+        clock = self._advance(now)
+        faults = [clock] if clock else self._alarms()
         if self._stop_reason:
-            return None, reports
+            return None, reports + faults
+        if faults:
+            return self._latch(f"{faults[0].rule}: {faults[0].detail}"), reports + faults
         if self._arm_problem():
             hold = self._hold() if self._accepted else None
             self._enter(State.WAITING)
@@ -205,9 +203,10 @@ class SafetyFilter:
         """Enters a state in which the arm has no target to go on from: the next motion starts where it is measured."""
         self._state = state
         self._accepted = None
+        self._still_actions = 0
 
     def _latch(self, reason: str) -> Command:
-        self._stop_reason = self._stop_reason or reason
+        self._stop_reason = self._stop_reason or reason or "stop"  # never empty: that would be no latch
         self._enter(State.STOPPED)
         return self._hold()
 
