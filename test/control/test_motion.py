@@ -169,7 +169,7 @@ def test_a_refused_command_does_not_arrive(drive: Drive) -> None:
 
 
 def test_without_joint_states_the_hold_is_where_the_controller_is(drive: Drive) -> None:
-    """Hazard: the last measurement lies behind a moving arm; a hold there is a jerk backwards in one waypoint's time."""
+    """Hazard: the last measurement lies behind a moving arm; going back there is a jerk."""
     drive.command(target=shifted((0.5, 0, 0)), duration=1.0)
     drive.states = False
     (hold,) = drive.go(0.3)
@@ -179,7 +179,7 @@ def test_without_joint_states_the_hold_is_where_the_controller_is(drive: Drive) 
 
 
 def test_without_joint_states_an_arm_at_rest_is_left_alone(drive: Drive) -> None:
-    """Hazard: the e-stop is pressed long after the arm's driver died; a hold at an old measurement would be a motion."""
+    """Hazard: the e-stop is pressed long after the arm's driver died; a hold at an old measurement moves it."""
     drive.states = False
     drive.go(1.0)
     assert drive.press() is None
@@ -211,6 +211,17 @@ def test_a_repeated_e_stop_does_not_let_the_arm_sag(drive: Drive) -> None:
         drive.press()
     assert first is not None
     np.testing.assert_array_equal(drive.sent[-1].positions, first.positions)
+
+
+def test_a_second_stop_is_where_the_arm_is_then(drive: Drive) -> None:
+    """Hazard: what keeps a repeated stop in place keeps a new one from stopping where the arm is."""
+    drive.press()
+    drive.press(False)
+    drive.command(duration=0.2)
+    drive.go(0.1)
+    hold = drive.press()
+    assert hold is not None
+    np.testing.assert_array_equal(hold.positions, [joints(drive.pose)])
 
 
 def test_motions_start_from_what_the_controller_was_told(drive: Drive) -> None:
