@@ -62,7 +62,15 @@ def _unpad(rows: NDArray[np.uint8], width: int, channels: int) -> RGB:
 def decode_compressed(data: bytes | memoryview) -> RGB:
     """A sensor_msgs/CompressedImage payload (JPEG, PNG) as (H, W, 3) uint8 RGB. Raises ImageError if it is damaged."""
     buffer = np.frombuffer(data, dtype=np.uint8)
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if _is_whole(bytes(data)) else None
     if image is None:
-        raise ImageError(f"compressed image of {buffer.size} bytes can't be decoded: send JPEG or PNG")
+        raise ImageError(f"compressed image of {buffer.size} bytes is damaged or of another kind: send JPEG or PNG")
     return cast(RGB, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def _is_whole(data: bytes) -> bool:
+    """False for no data and for a JPEG without end: OpenCV 4 fills the missing part with grey."""
+    if not data.startswith(b"\xff\xd8"):
+        return bool(data)
+    # Neither marker, start of a scan and end of image, can stand in the data of a scan.
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
