@@ -46,6 +46,10 @@ class GraphSpec:
         )
         return replace(self, nodes=nodes)
 
+    def without(self, *names: str) -> GraphSpec:
+        """This graph less the nodes ``names``."""
+        return replace(self, nodes=tuple(n for n in self.nodes if n.name not in names))
+
     def with_argument(self, name: str, value: str) -> GraphSpec:
         """This graph with one of ARGUMENTS set from text, typed as YAML types it: ``5`` is a number."""
         node = next(a.node for a in ARGUMENTS if a.name == name)
@@ -68,6 +72,8 @@ ARGUMENTS = (
     Argument("precision", "policy", "auto, float32, bf16"),
     Argument("mode", "policy", "control mode: blocking or non_blocking"),
     Argument("seed", "sim", "random scene of the simulated world"),
+    Argument("episodes", "recorder", "folder that episodes are recorded to"),
+    Argument("record", "recorder", "control: each time the policy is active; request: only when asked to"),
 )
 
 
@@ -90,7 +96,9 @@ def sim() -> GraphSpec:
     """The whole graph on the simulated WidowX 250 S. Parameters: config/sim.yaml."""
     params = config_file("sim.yaml")
     control = _control_nodes(params, str(resource_file("openvla-tiny")))
-    return GraphSpec((NodeSpec("sim", "sim_node", parameter_files=(params,)), *control), environment())
+    simulation = NodeSpec("sim", "sim_node", parameter_files=(params,))
+    recorder = NodeSpec("recorder", "recorder_node", parameter_files=(params,))
+    return GraphSpec((simulation, *control, recorder), environment())
 
 
 GRAPHS: dict[str, Callable[[], GraphSpec]] = {"sim": sim}

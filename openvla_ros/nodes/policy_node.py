@@ -6,6 +6,7 @@ without a fresh image and an instruction there is no inference, and a failed inf
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from dataclasses import dataclass
@@ -58,7 +59,10 @@ class _Image:
 
 
 class PolicyNode(LifecycleNode):
-    """In: ``image``, ``instruction``, ``arm_state``, ``safety_status``, ``episode``. Out: ``action``."""
+    """In: ``image``, ``instruction``, ``arm_state``, ``safety_status``, ``episode``.
+
+    Out: ``action``, and ``policy_info``: what runs, as JSON.
+    """
 
     def __init__(self) -> None:
         super().__init__("policy")
@@ -73,6 +77,7 @@ class PolicyNode(LifecycleNode):
         self._fault = ""
         self._last_error = ""
         self._inputs: list[Any] = []
+        self._about = self.create_publisher(String, "policy_info", _qos.LATCHED)
         self.add_on_set_parameters_callback(self._on_parameters)
         if self._settings.autostart:
             self._start_timer = self.create_timer(0.0, self._autostart)
@@ -110,7 +115,9 @@ class PolicyNode(LifecycleNode):
             self.create_subscription(ours.Episode, "episode", self._on_episode, _qos.LATCHED),
         ]
         self._timer = self.create_timer(0.01, self._poll)
-        self.get_logger().info(f"policy ready: {policy.describe()}")
+        about = policy.describe()
+        self._about.publish(String(data=json.dumps(about)))
+        self.get_logger().info(f"policy ready: {about}")
         return TransitionCallbackReturn.SUCCESS
 
     def _load(self) -> Policy:

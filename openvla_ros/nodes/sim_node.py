@@ -13,6 +13,7 @@ from functools import partial
 
 from pydantic import BaseModel, Field
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -97,6 +98,7 @@ class SimNode(Node):
             self._simulation.reset(self._seed)
             # The world's clock starts again at zero; so must the pacing that follows it.
             self._begin = time.monotonic()
+        self.set_parameters([Parameter("seed", value=self._seed)])  # what a recording asks for
         response.success, response.message = True, f"scene {self._seed}"
         return response
 

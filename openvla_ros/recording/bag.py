@@ -6,6 +6,7 @@ What has been flushed is readable whatever happens to the process: the reader co
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -201,7 +202,7 @@ def write_metadata_yaml(folder: Path, files: list[_File], topics: Iterable[Topic
         "relative_file_paths": [f.path.name for f in files],
         "files": [f.entry() for f in files],
         "custom_data": None,
-        "ros_distro": "jazzy",
+        "ros_distro": os.environ.get("ROS_DISTRO", "unknown"),
     }
     draft = folder / "metadata.yaml.part"
     draft.write_text(yaml.dump({"rosbag2_bagfile_information": information}, Dumper=_Dumper, sort_keys=False))

@@ -33,6 +33,13 @@ def offered_qos(topic: str, typename: str) -> Qos:
     return qos(reliable=typename not in IMAGES, latched=latched, depth=1)
 
 
+def episode_folder(root: Path, episode_id: str) -> Path:
+    """Where an episode goes. Raises RecordingError for an id that can't name a folder."""
+    if not _NAME.fullmatch(episode_id):
+        raise RecordingError(f"episode_id {episode_id!r} can't name a folder: use letters, digits, '.', '_' and '-'")
+    return root / episode_id
+
+
 class EpisodeWriter:
     """Writes one episode: the recorder's and, where no ROS is, a simulation's. A context manager.
 
@@ -52,11 +59,7 @@ class EpisodeWriter:
 
         Raises RecordingError for a name that can't be a folder or is taken, and for a folder that can't be written.
         """
-        if not _NAME.fullmatch(provenance.episode_id):
-            raise RecordingError(
-                f"episode_id {provenance.episode_id!r} can't name a folder: use letters, digits, '.', '_' and '-'"
-            )
-        self.folder = root / provenance.episode_id
+        self.folder = episode_folder(root, provenance.episode_id)
         self.provenance = provenance
         self._quality = image_quality
         self._store = definitions.typestore()
@@ -262,7 +265,7 @@ def load_provenance(folder: Path, bag: BagReader | None = None) -> Provenance:
     inside = (bag or BagReader(folder)).metadata.get(METADATA_RECORD)
     if inside is not None:
         return Provenance.from_json(inside["json"], f"the record in {folder}")
-    return Provenance(episode_id=folder.stem, software={}, machine={})
+    return Provenance(episode_id=folder.name, software={}, machine={})
 
 
 def find_episodes(root: Path) -> list[Path]:

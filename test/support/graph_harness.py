@@ -101,8 +101,8 @@ def run_graph(graph: GraphSpec, log_dir: Path, autoconfigure: bool = True) -> It
 
 
 def idle_graph() -> GraphSpec:
-    """The simulated graph with a policy that waits to be configured and activated."""
-    return sim().with_parameters("policy", autostart=False)
+    """The simulated graph with a policy that waits to be configured and activated, and nothing recorded."""
+    return sim().with_parameters("policy", autostart=False).without("recorder")
 
 
 def alive(pid: int) -> bool:

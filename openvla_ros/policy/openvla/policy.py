@@ -96,6 +96,7 @@ class OpenVLAPolicy:
             "device": _device_name(self.engine.device),
             "threads": torch.get_num_threads(),
             "unnorm_key": self.unnorm_key,
+            "statistics": {k: v.tolist() for k, v in vars(self.statistics).items()},
             "semantics": self.semantics.model_dump(),
             "versions": {name: version(name) for name in ("torch", "tokenizers", "safetensors", "pillow", "numpy")},
         }

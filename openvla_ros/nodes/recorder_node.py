@@ -1,0 +1,260 @@
+"""Records episodes into rosbag2 bags: automatically with control, by the `episode` topic or by services.
+
+A process of its own that publishes nothing but diagnostics: whatever goes wrong here, the arm and what guards it do not
+notice. How an episode is written is in recording/.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from lifecycle_msgs.msg import TransitionEvent
+from lifecycle_msgs.srv import GetState
+from pydantic import Field
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+import openvla_ros.msg as ours
+from openvla_ros.errors import OpenVLAError, RecordingError
+from openvla_ros.nodes import _parameters, _qos, _spin
+from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
+from openvla_ros.nodes._remote_parameters import RemoteParameters
+from openvla_ros.nodes._subscriptions import Subscriptions
+from openvla_ros.recording.backends import make_backend
+from openvla_ros.recording.provenance import Control, FailureReason, Instruction, Outcome, Provenance
+from openvla_ros.recording.recorder import RecorderSettings
+
+TOPICS = (
+    "image",
+    "instruction",
+    "action",
+    "command",
+    "safety_status",
+    "arm_state",
+    "e_stop",
+    "episode",
+    "policy_info",
+    "policy/transition_event",
+    "joint_states",
+    "arm_controller/joint_trajectory",
+    "gripper_controller/joint_trajectory",
+    "/diagnostics",
+    "/tf",
+    "/tf_static",
+)
+LINGER = 1.0  # [s] that an automatic recording goes on after control, for the end of the last motion
+
+
+class RecorderParameters(RecorderSettings):
+    """Parameters of the recorder."""
+
+    record: Literal["control", "request"] = Field(
+        "control", description="control: an episode each time the policy is active; request: only by topic or service"
+    )
+    backend: str = Field("builtin", description="builtin, or rosbag2: `ros2 bag record`, where ROS 2 has it installed")
+    topics: list[str] = Field(list(TOPICS), description="what is recorded, as far as somebody publishes it")
+    extra_topics: list[str] = Field([], description="more of it: wrist cameras, force sensors, ...")
+    policy: str = Field("policy", description="the lifecycle node whose activity is control")
+    nodes: list[str] = Field(
+        ["policy", "safety_filter", "arm_driver", "sim"], description="nodes whose parameters are kept"
+    )
+
+
+class RecorderNode(Node):
+    """In: every topic of the graph. Services: ~/start, ~/stop (std_srvs/Trigger)."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        self._settings = settings = _parameters.declare(self, RecorderParameters)
+        self._diagnostics = Diagnostics(self)
+        topics = list(dict.fromkeys(settings.topics + settings.extra_topics))
+        self._recorder = make_backend(settings.backend, settings, [self.resolve_topic_name(t) for t in topics])
+        self._heard = Subscriptions(self, topics if self._recorder.takes_messages else [], self._recorder.put)
+        self._remote = {name: RemoteParameters(self, name, self._on_parameters) for name in settings.nodes}
+        self._policy_info: dict[str, Any] = {}
+        self._instruction = ""
+        self._automatic = False  # whether the episode in hand began with control
+        self._ending: Any = None  # timer of an automatic end
+        self._policy_seen = False
+        self._problem = ""
+        self.create_subscription(ours.Episode, "episode", self._on_episode, _qos.LATCHED)
+        self.create_subscription(String, "policy_info", self._on_policy_info, _qos.LATCHED)
+        self.create_subscription(String, "instruction", self._on_instruction, _qos.LATCHED)
+        self._state = self.create_client(GetState, f"{settings.policy}/get_state")
+        self._transitions = self.resolve_topic_name(f"{settings.policy}/transition_event")
+        self.create_subscription(TransitionEvent, self._transitions, self._on_transition, QoSProfile(depth=10))
+        self.create_service(Trigger, "~/start", self._on_start)
+        self.create_service(Trigger, "~/stop", self._on_stop)
+        self.create_timer(0.2, self._look)
+        self.create_timer(0.5, self._report)
+
+    def _now(self) -> float:
+        return float(self.get_clock().now().nanoseconds) * 1e-9
+
+    def close(self) -> None:
+        self._end(lambda p: p)
+        self._recorder.close()
+
+    # ---- when
+
+    def _on_episode(self, message: ours.Episode) -> None:
+        if message.event == ours.Episode.START:
+            self._end(lambda p: p)
+            self._begin(message.episode_id, message.instruction)
+        elif message.event == ours.Episode.STOP:
+            self._end(lambda p: _judged(p, message))
+
+    def _on_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._recorder.folder is not None and self._automatic:
+            self._end(lambda p: p)
+        response.success, response.message = self._begin("", "")
+        return response
+
+    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        folder = self._end(lambda p: p)
+        response.success = folder is not None
+        response.message = "no episode is being recorded" if folder is None else str(folder)
+        return response
+
+    def _on_transition(self, message: TransitionEvent) -> None:
+        self._on_policy_state(message.goal_state.label)
+
+    def _on_policy_state(self, label: str) -> None:
+        if self._settings.record != "control":
+            return
+        if label == "active" and self._ending is not None:
+            self._end(lambda p: p)
+        if label == "active" and self._recorder.folder is None:
+            self._begin("", "")
+            self._automatic = True
+        elif label in ("inactive", "unconfigured", "finalized", "errorprocessing"):
+            self._end_of_control()
+
+    def _end_of_control(self) -> None:
+        if self._recorder.folder is not None and self._automatic and self._ending is None:
+            self._ending = self.create_timer(LINGER, lambda: self._end(lambda p: p))
+
+    def _look(self) -> None:
+        """Follow who is there: publishers to hear, and the policy, which may die without a word."""
+        if self._heard.look() and self._recorder.folder is not None:
+            self.get_logger().info("more topics are heard now: they join the episode")
+        seen = self.count_publishers(self._transitions) > 0
+        if self._policy_seen and not seen:
+            self._policy_seen = False
+            self._end_of_control()
+        elif seen and not self._policy_seen and self._state.service_is_ready():
+            self._policy_seen = True
+            # It may have been active before we heard it.
+            future = self._state.call_async(GetState.Request())
+            future.add_done_callback(lambda f: self._on_policy_state(f.result().current_state.label))
+        for remote in self._remote.values():
+            remote.look()
+
+    # ---- an episode
+
+    def _begin(self, episode_id: str, instruction: str) -> tuple[bool, str]:
+        """Start one: (done, folder or why not). Never raises."""
+        self._automatic = False
+        now = self._now()
+        utc = datetime.fromtimestamp(now, timezone.utc)
+        about = Provenance(
+            episode_id=episode_id or f"{utc:%Y-%m-%dT%H-%M-%S}.{utc.microsecond // 1000:03d}Z",
+            started=now,
+            instructions=[Instruction(time=now, text=t)] if (t := instruction or self._instruction) else [],
+        )
+        try:
+            folder = self._recorder.start(
+                self._known(about), self._heard.topics, self._heard.latched(round(now * 1e9))
+            )
+        except OpenVLAError as error:
+            self._problem = str(error)
+            self.get_logger().error(f"no recording: {error}")
+            self._report()
+            return False, str(error)
+        self._problem = ""
+        self.get_logger().info(f"recording to {folder}")
+        for remote in self._remote.values():
+            remote.request()
+        return True, str(folder)
+
+    def _end(self, change: Any) -> Any:
+        """Stop, if there is one: its folder, else None."""
+        if self._ending is not None:
+            self.destroy_timer(self._ending)
+            self._ending = None
+        ended = self._now()
+        folder = self._recorder.stop(lambda p: change(p.model_copy(update={"ended": ended})))
+        if folder is not None:
+            self.get_logger().info(f"recorded {folder}")
+        return folder
+
+    def _known(self, about: Provenance) -> Provenance:
+        """``about`` with what the nodes have said of themselves."""
+        nodes = {name: remote.values for name, remote in self._remote.items() if remote.values}
+        policy = nodes.get(self._settings.policy, {})
+        loop = {name.removeprefix("loop."): value for name, value in policy.items() if name.startswith("loop.")}
+        robots = [values["robot"] for values in nodes.values() if values.get("robot")]
+        scene = {name: nodes["sim"][name] for name in ("scene", "seed") if name in nodes.get("sim", {})}
+        return about.model_copy(
+            update={
+                "source": "simulation" if "sim" in nodes else about.source,
+                "policy": self._policy_info,
+                "control": Control(mode=policy.get("mode", ""), control_hz=loop.get("control_hz"), loop=loop),
+                "robot": robots[0] if robots else "",
+                "safety": nodes.get("safety_filter", {}),
+                "scene": scene,
+                "nodes": nodes,
+            }
+        )
+
+    def _on_parameters(self) -> None:
+        self._recorder.update(self._known)
+
+    def _on_policy_info(self, message: String) -> None:
+        self._policy_info = json.loads(message.data)
+        self._recorder.update(self._known)
+
+    def _on_instruction(self, message: String) -> None:
+        self._instruction = message.data
+
+    # ---- reports
+
+    def _report(self) -> None:
+        recorder = self._recorder
+        problem = self._problem or recorder.problem
+        values = {"episode": recorder.folder or "", "messages": recorder.messages, "dropped": recorder.dropped}
+        unheard = "; ".join(f"{topic}: {why}" for topic, why in self._heard.problems.items())
+        if problem:
+            self._diagnostics.set(ERROR, f"not recording: {problem}", **values)
+        elif recorder.dropped:
+            self._diagnostics.set(WARN, f"{recorder.dropped} messages dropped: the disk is too slow", **values)
+        elif unheard:
+            self._diagnostics.set(WARN, f"not recorded: {unheard}", **values)
+        elif recorder.folder is None:
+            self._diagnostics.set(OK, f"waiting for {self._settings.record}", **values)
+        else:
+            self._diagnostics.set(OK, f"recording, {recorder.waiting_mb:.1f} MB wait for the disk", **values)
+
+
+def _judged(provenance: Provenance, message: ours.Episode) -> Provenance:
+    """With the judgement of a STOP message. What it says can be wrong; it is kept as text then, never lost."""
+    outcome = list(Outcome)[message.outcome] if message.outcome < len(Outcome) else Outcome.UNKNOWN
+    try:
+        reason = FailureReason(message.failure_reason) if message.failure_reason else None
+        return provenance.judge(outcome, message.score, reason, message.failure_detail)
+    except (ValueError, RecordingError) as error:
+        said = f"outcome {message.outcome}, score {message.score}, {message.failure_reason} {message.failure_detail}"
+        return provenance.model_copy(update={"failure_detail": f"unusable judgement ({error}): {said}"})
+
+
+def main() -> int:
+    return _spin.run(RecorderNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
