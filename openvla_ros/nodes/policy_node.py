@@ -240,8 +240,11 @@ class PolicyNode(LifecycleNode):
             self._on_inference_error(outcome)
             return
         self._last_error = ""
-        # The loop knows what has changed since the image: instruction, stop, another activation.
-        if not loop.on_result(step.ticket, self._sequence + 1, now) or episode_id != self._episode_id:
+        if episode_id != self._episode_id:
+            loop.on_result(step.ticket, None, now)
+            return
+        # The loop knows what else has changed since the image: instruction, stop, another activation.
+        if not loop.on_result(step.ticket, self._sequence + 1, now):
             return
         self._sequence += 1
         self._actions.publish(self._action_message(step, started, now, outcome))
