@@ -50,19 +50,32 @@ class GraphSpec:
         """This graph less the nodes ``names``."""
         return replace(self, nodes=tuple(n for n in self.nodes if n.name not in names))
 
+    def with_topic(self, name: str, topic: str) -> GraphSpec:
+        """This graph with what its nodes call ``name`` taken from, or sent to, ``topic``."""
+        return replace(self, nodes=tuple(replace(n, remappings={**n.remappings, name: topic}) for n in self.nodes))
+
     def with_argument(self, name: str, value: str) -> GraphSpec:
         """This graph with one of ARGUMENTS set from text, typed as YAML types it: ``5`` is a number."""
-        node = next(a.node for a in ARGUMENTS if a.name == name)
-        return self.with_parameters(node, **{name: yaml.safe_load(value)})
+        argument = next(a for a in ARGUMENTS if a.name == name)
+        if argument.node == "":
+            return self.with_topic(name, value)
+        return self.with_parameters(argument.node, **{name: yaml.safe_load(value)})
 
 
 @dataclass(frozen=True)
 class Argument:
-    """A parameter that a user may give on the command line of `ros2 launch` (name:=value) or `openvla-ros up`."""
+    """What a user may give on the command line of `ros2 launch` (name:=value) or `openvla-ros up` (--name value).
+
+    ``node``: whose parameter ``name`` is; empty for a topic that is remapped in every node.
+    """
 
     name: str
     node: str
     description: str
+
+    def fits(self, graph: GraphSpec) -> bool:
+        """Whether ``graph`` has what this changes."""
+        return not self.node or self.node in {n.name for n in graph.nodes}
 
 
 ARGUMENTS = (
@@ -71,6 +84,8 @@ ARGUMENTS = (
     Argument("device", "policy", "auto, cpu, cuda, cuda:1, ..."),
     Argument("precision", "policy", "auto, float32, bf16"),
     Argument("mode", "policy", "control mode: blocking or non_blocking"),
+    Argument("image", "", "topic of the camera that the policy sees"),
+    Argument("joint_states", "", "topic on which the arm's own driver publishes joint states"),
     Argument("seed", "sim", "random scene of the simulated world"),
     Argument("episodes", "recorder", "folder that episodes are recorded to"),
     Argument("record", "recorder", "control: each time the policy is active; request: only when asked to"),
@@ -84,11 +99,12 @@ def environment() -> dict[str, str]:
 
 
 def _control_nodes(params: Path, checkpoint: str) -> tuple[NodeSpec, ...]:
-    """What every robot's graph has in common: policy, safety filter, driver."""
+    """What every robot's graph has in common: policy, safety filter, driver, recorder."""
     return (
         NodeSpec("policy", "policy_node", {"checkpoint": checkpoint}, (params,), lifecycle=True),
         NodeSpec("safety_filter", "safety_filter_node", parameter_files=(params,)),
         NodeSpec("arm_driver", "arm_driver_node", parameter_files=(params,)),
+        NodeSpec("recorder", "recorder_node", parameter_files=(params,)),
     )
 
 
@@ -97,8 +113,12 @@ def sim() -> GraphSpec:
     params = config_file("sim.yaml")
     control = _control_nodes(params, str(resource_file("openvla-tiny")))
     simulation = NodeSpec("sim", "sim_node", parameter_files=(params,))
-    recorder = NodeSpec("recorder", "recorder_node", parameter_files=(params,))
-    return GraphSpec((simulation, *control, recorder), environment())
+    return GraphSpec((simulation, *control), environment())
 
 
-GRAPHS: dict[str, Callable[[], GraphSpec]] = {"sim": sim}
+def wx250s() -> GraphSpec:
+    """A real WidowX 250 S, driven through its ros2_control trajectory controllers. Parameters: config/wx250s.yaml."""
+    return GraphSpec(_control_nodes(config_file("wx250s.yaml"), "openvla/openvla-7b"), environment(), "wx250s")
+
+
+GRAPHS: dict[str, Callable[[], GraphSpec]] = {"sim": sim, "wx250s": wx250s}

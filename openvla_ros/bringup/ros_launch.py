@@ -15,8 +15,7 @@ def describe(graph: GraphSpec) -> LaunchDescription:
     from launch import LaunchDescription
     from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 
-    names = {n.name for n in graph.nodes}
-    arguments = [a for a in ARGUMENTS if a.node in names]
+    arguments = [a for a in ARGUMENTS if a.fits(graph)]
     return LaunchDescription(
         [
             DeclareLaunchArgument("namespace", default_value=graph.namespace, description="namespace of all nodes"),

@@ -7,6 +7,7 @@ import os
 import time
 
 from openvla_ros.bringup.graph import ARGUMENTS, GRAPHS
+from openvla_ros.errors import ConfigError
 
 HELP = "start a graph, until Ctrl-C"
 
@@ -14,7 +15,7 @@ HELP = "start a graph, until Ctrl-C"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("graph", choices=sorted(GRAPHS), help="which graph")
     parser.add_argument("--domain", type=int, help="ROS domain (default: ROS_DOMAIN_ID)")
-    parser.add_argument("--namespace", default="", help="namespace of the whole graph")
+    parser.add_argument("--namespace", help="namespace of all nodes (default: the graph's own)")
     for argument in ARGUMENTS:
         parser.add_argument(f"--{argument.name.replace('_', '-')}", dest=argument.name, help=argument.description)
 
@@ -24,14 +25,19 @@ def run(args: argparse.Namespace) -> int:
 
     from openvla_ros.bringup.processes import Processes
 
-    graph = replace(GRAPHS[args.graph](), namespace=args.namespace)
+    graph = GRAPHS[args.graph]()
+    if args.namespace is not None:
+        graph = replace(graph, namespace=args.namespace)
     for argument in ARGUMENTS:
         value = getattr(args, argument.name)
+        if value is not None and not argument.fits(graph):
+            raise ConfigError(f"--{argument.name}: the graph '{args.graph}' has no node '{argument.node}'")
         if value is not None:
             graph = graph.with_argument(argument.name, value)
     if args.domain is not None:
         os.environ["ROS_DOMAIN_ID"] = str(args.domain)
     with Processes(graph) as nodes:
+        print(f"running: {', '.join(n.name for n in graph.nodes)}. Ctrl-C ends them.", flush=True)
         while True:
             nodes.check()
             time.sleep(0.5)

@@ -74,6 +74,7 @@ class PolicyNode(LifecycleNode):
         self._instruction = ""
         self._episode_id = ""
         self._sequence = round(self._now() * 1e3)
+        self._base_frame = ""
         self._fault = ""
         self._last_error = ""
         self._inputs: list[Any] = []
@@ -130,7 +131,9 @@ class PolicyNode(LifecycleNode):
             precision=p.precision,
             threads=p.threads,
         )
-        load_robot(p.robot).require(policy.semantics)
+        robot = load_robot(p.robot)
+        robot.require(policy.semantics)
+        self._base_frame = robot.base_frame
         policy.warm_up()
         return policy
 
@@ -266,7 +269,7 @@ class PolicyNode(LifecycleNode):
             token_ids=prediction.token_ids.tolist(),
         )
         message.header.stamp = image.message.header.stamp
-        message.header.frame_id = "base_link"
+        message.header.frame_id = self._base_frame
         _convert.fill_action(message, prediction.action)
         return message
 
