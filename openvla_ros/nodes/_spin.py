@@ -12,7 +12,8 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
-from openvla_ros.errors import OpenVLAError
+from openvla_ros.errors import ConfigError, OpenVLAError
+from openvla_ros.nodes import _parameters
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -29,26 +30,32 @@ def _die_with_parent() -> None:
 def run(make: Callable[[], Node]) -> int:
     """Spin ``make()`` until the context is shut down. Exit status 2 for a configuration that can't work."""
     _die_with_parent()
-    rclpy.init()
+    node: Node | None = None
     try:
-        node = make()
-    except OpenVLAError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        rclpy.try_shutdown()
-        return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
+        try:
+            _init()
+            node = make()
+            _parameters.refuse_unknown(node)
+        except OpenVLAError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 2
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
         # `ros2 launch` passes on the Ctrl-C that the terminal has sent already: the second must not cut the end short.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        close = getattr(node, "close", None)
-        if close is not None:
-            close()
-        executor.shutdown()
-        node.destroy_node()
+        if node is not None:
+            getattr(node, "close", lambda: None)()
+            node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _init() -> None:
+    try:
+        rclpy.init()
+    except RuntimeError as error:  # of rcl, which names the file and line of a parameter that it can't parse
+        raise ConfigError(f"the ROS arguments or a parameter file can't be read: {error}") from None

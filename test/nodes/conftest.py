@@ -1,0 +1,24 @@
+"""Tests of what nodes are made of, on real nodes: skipped only where there is no ROS at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("rclpy", reason="tests of nodes need ROS; `make test` installs it")
+
+from ros_nodes import Ros, own_domain
+from ros_nodes import ros as make_ros
+
+
+@pytest.fixture(scope="module")
+def domain() -> Iterator[int]:
+    with own_domain() as number:
+        yield number
+
+
+@pytest.fixture
+def ros(domain: int) -> Iterator[Ros]:
+    with make_ros(domain) as running:
+        yield running
