@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with open_operator(args) as operator:
+        operator.wait_for_listener("instruction", "policy")
         operator.instruct(args.text)
-        operator.wait_for_delivery("instruction")
+        operator.wait_for_delivery()
     return 0

@@ -108,15 +108,21 @@ class Operator:
         """Publish the instruction (latched: later joiners get it too)."""
         self._instruction.publish(String(data=text))
 
-    def wait_for_delivery(self, topic: str, timeout: float = 5.0) -> None:
-        """Wait until a latched message sent on ``topic`` has reached at least one subscriber."""
-        publisher = {"instruction": self._instruction, "e_stop": self._e_stop}[topic]
+    def wait_for_listener(self, topic: str, node: str, timeout: float = 5.0) -> None:
+        """Wait until ``node`` subscribes to ``topic``. Raises OpenVLAError."""
         deadline = time.monotonic() + timeout
-        while publisher.get_subscription_count() == 0:
+        while node not in {i.node_name for i in self.node.get_subscriptions_info_by_topic(topic)}:
             if time.monotonic() > deadline:
-                raise OpenVLAError(f"nobody listens to '{topic}': is the graph running in this ROS domain?")
+                raise OpenVLAError(
+                    f"node '{node}' does not listen to '{topic}': is the graph running in this ROS domain and "
+                    "namespace, and the node configured?"
+                )
             time.sleep(0.02)
-        publisher.wait_for_all_acked(Duration(seconds=timeout))
+
+    def wait_for_delivery(self, timeout: float = 5.0) -> None:
+        """Wait until the last instruction has reached everybody who listens."""
+        if not self._instruction.wait_for_all_acked(Duration(seconds=timeout)):
+            raise OpenVLAError(f"the instruction was not taken within {timeout:g} s")
 
     def e_stop(self, pressed: bool) -> None:
         """Press or release the e-stop."""

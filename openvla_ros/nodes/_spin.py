@@ -44,6 +44,10 @@ def run(make: Callable[[], Node]) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:
+        # A message that is taken while the signal handler shuts the context down fails in rclpy's bindings.
+        if rclpy.ok():
+            raise
     finally:
         # `ros2 launch` passes on the Ctrl-C that the terminal has sent already: the second must not cut the end short.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
