@@ -137,7 +137,8 @@ def measure_plain(seconds: float) -> tuple[np.ndarray, tuple[int, int]]:
 
 def measure_graph(seconds: float) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Spans of ours, with and without the wait of the newest image for the next control step."""
-    graph = sim().with_parameters("policy", autostart=False).with_parameters("sim", camera_hz=1.0)
+    graph = sim().without("recorder")
+    graph = graph.with_parameters("policy", autostart=False).with_parameters("sim", camera_hz=1.0)
     nodes = tuple(replace(n, remappings={"image": "sim/image"}) if n.name == "sim" else n for n in graph.nodes)
     with ExitStack() as stack:
         log = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,7 +1,7 @@
 """Runs the whole graph on the simulated arm: both control modes, a change of instruction, an e-stop and its reset.
 
 The small checkpoint's weights are random: the arm moves as the model says, but does no task. Leaves a video, a plot,
-a summary and the nodes' logs in the output folder.
+a summary, an episode for each mode (`openvla-ros show`) and the nodes' logs in the output folder.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ def run(args: argparse.Namespace) -> int:
     from openvla_ros.bringup.graph import sim
     from openvla_ros.demo.scenario import run_scenario
 
+    output = args.output.resolve()
     graph = sim().with_parameters("policy", autostart=False).with_parameters("sim", seed=args.seed)
+    graph = graph.with_parameters("recorder", episodes=str(output / "episodes"))
     if args.checkpoint:
         graph = graph.with_parameters("policy", checkpoint=args.checkpoint)
     # Fast DDS's ports for domains above 101 lie in the range of Linux's ephemeral ports.
     domain = args.domain if args.domain is not None else random.randint(1, 101)
     os.environ["ROS_DOMAIN_ID"] = str(domain)
-    run_scenario(graph, args.seconds, args.output.resolve())
+    run_scenario(graph, args.seconds, output)
     return 0

@@ -141,3 +141,4 @@ def run_scenario(graph: GraphSpec, seconds: float, output: Path) -> None:
     report.write_summary(trace, output / "summary.json")
     report.plot(trace, output / "poses.png")
     console.print(f"video: {output / 'video.mp4'}\nplot:  {output / 'poses.png'}")
+    console.print(f"openvla-ros episodes {output / 'episodes'} lists the episodes; openvla-ros show EPISODE shows one")

@@ -97,7 +97,8 @@ class RecorderNode(Node):
         return float(self.get_clock().now().nanoseconds) * 1e-9
 
     def close(self) -> None:
-        self._end(lambda p: p)
+        ended = self._now()
+        self._recorder.stop(lambda p: p.model_copy(update={"ended": ended}))
         self._recorder.close()
 
     # ---- when

@@ -6,6 +6,7 @@ What has been flushed is readable whatever happens to the process: the reader co
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -147,6 +148,8 @@ class BagWriter:
     def _open_file(self) -> None:
         path = self.folder / f"{self.folder.name}_{len(self._files)}.mcap"
         self._stream = path.open("xb")
+        with contextlib.suppress(OSError):  # a network file system may have no locks
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # see in_use
         self._files.append(_File(path))
         self._writer = Writer(self._stream, compression=self._compression)
         self._writer.start(profile="ros2", library="openvla_ros")
@@ -343,12 +346,25 @@ def _surviving_messages(stream: IO[bytes]) -> Iterator[tuple[Schema, Channel, Me
             yield schemas[channel.schema_id], channel, record
 
 
+def in_use(folder: Path) -> bool:
+    """Whether some process is writing this bag."""
+    for path in folder.glob("*.mcap"):
+        with path.open("rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+    return False
+
+
 def recover(folder: Path) -> int:
     """Give the bag in ``folder`` what a killed recorder could not write: footer, index, metadata.yaml.
 
-    Returns how many messages there are. What can't be read any more is lost; nothing else is. Not for a bag that is
-    still being written.
+    Returns how many messages there are. What can't be read any more is lost; nothing else is. Raises RecordingError
+    for a bag that is still being written.
     """
+    if in_use(folder):
+        raise RecordingError(f"{folder} is being recorded: it gets its end by itself")
     reader = BagReader(folder)
     files = []
     for path in reader.files:

@@ -16,7 +16,7 @@ from rosbags.typesys.store import Typestore
 from openvla_ros.errors import RecordingError
 from openvla_ros.images import RGB, ImageError
 from openvla_ros.recording import definitions, encode
-from openvla_ros.recording.bag import BagReader, BagWriter, Topic, qos
+from openvla_ros.recording.bag import BagReader, BagWriter, Topic, qos, recover
 from openvla_ros.recording.images import IMAGE, compress, compressed_image, compressed_topic
 from openvla_ros.recording.measure import IMAGES, Measurements, header_stamp, named
 from openvla_ros.recording.provenance import FILE_NAME, METADATA_RECORD, Outcome, Provenance
@@ -134,20 +134,12 @@ class EpisodeWriter:
 
     def measured(self, dropped: dict[str, int] | None = None) -> Provenance:
         """The provenance with what the messages so far tell. dropped: by topic, messages that were not written."""
-        measurements = self._measurements
-        topics = measurements.topics()
+        about = self._measurements.added_to(self.provenance)
         for topic, count in (dropped or {}).items():
             for name in (topic, compressed_topic(topic)):
-                if name in topics:
-                    topics[name].dropped = count
-        return self.provenance.model_copy(
-            update={
-                "instructions": measurements.instructions or self.provenance.instructions,
-                "interventions": [*self.provenance.interventions, *measurements.interventions],
-                "topics": topics,
-                "measured": measurements.result(),
-            }
-        )
+                if name in about.topics:
+                    about.topics[name].dropped = count
+        return about
 
     def close(self, dropped: dict[str, int] | None = None) -> None:
         """Finish the bag and episode.json. May raise OSError."""
@@ -266,6 +258,22 @@ def load_provenance(folder: Path, bag: BagReader | None = None) -> Provenance:
     if inside is not None:
         return Provenance.from_json(inside["json"], f"the record in {folder}")
     return Provenance(episode_id=folder.name, software={}, machine={})
+
+
+def recover_episode(folder: Path, about: Provenance) -> tuple[Provenance, int]:
+    """Mend a cut-off episode: its provenance, measured anew and saved, and how many messages there are."""
+    messages = recover(folder)
+    episode = Episode.open(folder)
+    last = max((r.log_time for r in episode.bag.records()), default=0)
+    about = episode.measurements.added_to(about).model_copy(
+        update={
+            "complete": True,
+            "ended": about.ended or (last / 1e9 if messages else None),
+            "problem": about.problem or "cut off, then recovered",
+        }
+    )
+    about.save(folder)
+    return about, messages
 
 
 def find_episodes(root: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from openvla_ros import messages
-from openvla_ros.recording.provenance import Hop, Instruction, Intervention, Measured, TopicReport
+from openvla_ros.recording.provenance import Hop, Instruction, Intervention, Measured, Provenance, TopicReport
 from openvla_ros.recording.trace import HOPS, Trace, percentiles
 
 ACTION = "openvla_ros/msg/DeltaAction"
@@ -152,6 +152,17 @@ class Measurements:
     def topics(self) -> dict[str, TopicReport]:
         return {name: counter.report() for name, counter in sorted(self._topics.items())}
 
+    def added_to(self, about: Provenance) -> Provenance:
+        """``about`` with everything that was measured."""
+        return about.model_copy(
+            update={
+                "instructions": self.instructions or about.instructions,
+                "interventions": self.interventions or about.interventions,
+                "topics": self.topics(),
+                "measured": self.result(),
+            }
+        )
+
     def result(self) -> Measured:
         steps = [s for s in self.trace.steps.values() if s.raw is not None]
         ended = [s.stamps["inference_ended"] for s in steps]
@@ -167,7 +178,7 @@ class Measurements:
         )
 
     def _hop(self, start: str, end: str) -> Hop | None:
-        spans = self.trace.hop("", start, end)
+        spans = self.trace.hop(None, start, end)
         found = percentiles(spans)
         if found is None or not all(map(math.isfinite, found)):
             return None

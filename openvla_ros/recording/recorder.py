@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from rosbags.interfaces import Qos
 
 from openvla_ros.errors import RecordingError
+from openvla_ros.recording.bag import in_use
 from openvla_ros.recording.episode import EpisodeWriter
 from openvla_ros.recording.provenance import FILE_NAME, Provenance
 
@@ -255,6 +256,8 @@ def make_room(root: Path, max_total_gb: float) -> list[Path]:
     sizes = {episode: sum(f.stat().st_size for f in episode.iterdir()) for episode in episodes}
     total, deleted = sum(sizes.values()), []
     for episode in episodes:
+        if in_use(episode):  # by another recorder
+            continue
         if total <= max_total_gb * 1e9:
             break
         try:

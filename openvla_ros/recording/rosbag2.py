@@ -112,15 +112,10 @@ class Rosbag2Recorder:
             ended_early = True
         try:
             episode = Episode.open(folder)
-            measured = episode.measurements
-            about = about.model_copy(
+            about = episode.measurements.added_to(about).model_copy(
                 update={
                     "complete": episode.bag.complete and not ended_early,
                     "problem": f"`ros2 bag record` ended early{_tail(log)}" if ended_early else "",
-                    "instructions": measured.instructions or about.instructions,
-                    "interventions": [*about.interventions, *measured.interventions],
-                    "topics": measured.topics(),
-                    "measured": measured.result(),
                 }
             )
             about.save(folder)

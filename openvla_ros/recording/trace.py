@@ -95,6 +95,7 @@ class Sample:
 
     state: ArmState
     commanded: Pose | None
+    commanded_gripper: float = float("nan")  # of the last step that the driver got; its message has only the pose
 
     @property
     def time(self) -> float:
@@ -120,6 +121,7 @@ class Trace:
     events: list[tuple[float, str]] = field(default_factory=list)  # (time, what the operator did)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # mode -> time in control
     images: int = 0
+    _gripper: float = float("nan")
 
     # ---- filling it
 
@@ -157,11 +159,13 @@ class Trace:
 
     def on_arm_state(self, message: Any) -> None:
         """An ArmState."""
-        if self.keep_samples:
-            commanded = messages.pose(message.target) if message.command_sequence else None
-            self.samples.append(Sample(messages.arm_state(message), commanded))
         # A hold command answers no action; its outcome is not that of a step.
         step = self.steps.get(int(message.action_sequence))
+        if self.keep_samples:
+            if step is not None and step.command is not None:
+                self._gripper = step.command.gripper
+            commanded = messages.pose(message.target) if message.command_sequence else None
+            self.samples.append(Sample(messages.arm_state(message), commanded, self._gripper))
         if step is None or step.outcome:
             return
         step.stamps.setdefault("driver_received", messages.seconds(message.command_received))
@@ -181,15 +185,16 @@ class Trace:
         index = bisect_right(self.samples, stamp, key=lambda s: s.time)
         return self.samples[index - 1].state if index else None
 
-    def of_mode(self, mode: str) -> list[Step]:
-        return [s for s in self.steps.values() if s.mode == mode]
+    def of_mode(self, mode: str | None) -> list[Step]:
+        """The steps of a control mode, None for all."""
+        return [s for s in self.steps.values() if mode is None or s.mode == mode]
 
     def achieved_hz(self, mode: str) -> float:
         """Actions a second while this mode was in control."""
         return len(self.of_mode(mode)) / self.seconds[mode] if self.seconds[mode] else 0.0
 
-    def hop(self, mode: str, start: str, end: str) -> Array:
-        """(n,) seconds of one hop over all actions of a mode that made it."""
+    def hop(self, mode: str | None, start: str, end: str) -> Array:
+        """(n,) seconds of one hop over all actions of a mode (None: of any) that made it."""
         spans = [s.span(start, end) for s in self.of_mode(mode)]
         return np.array([s for s in spans if s is not None])
 

@@ -1,4 +1,4 @@
-"""Writes camera images with a caption as an H.264 video, in a thread of its own. No ROS."""
+"""Camera images as an H.264 video. No ROS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import cv2
@@ -15,8 +16,39 @@ import numpy as np
 from openvla_ros.images import RGB
 
 
+class VideoEncoder:
+    """Encodes at once, in the caller's thread. A context manager."""
+
+    def __init__(self, path: Path, fps: int) -> None:
+        self._fps = fps
+        self._container = av.open(str(path), "w")
+        self._stream: Any = None
+
+    def __enter__(self) -> VideoEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def add(self, index: int, image: RGB) -> None:
+        """image: (H, W, 3) uint8, shown from ``index`` / fps seconds on; all of one size, cut to an even one."""
+        height, width = (n // 2 * 2 for n in image.shape[:2])
+        if self._stream is None:
+            self._stream = self._container.add_stream("libx264", rate=self._fps, options={"preset": "veryfast"})
+            self._stream.height, self._stream.width = height, width
+            self._stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
+        frame.pts, frame.time_base = index, Fraction(1, self._fps)
+        self._container.mux(self._stream.encode(frame))
+
+
 class VideoWriter:
-    """A context manager. ``write`` returns at once; frames that come faster than ``fps`` are left out."""
+    """Encodes camera images with a caption in a thread of its own. A context manager.
+
+    ``write`` returns at once; frames that come faster than ``fps`` are left out.
+    """
 
     def __init__(self, path: Path, fps: int = 10) -> None:
         self._path = path
@@ -49,20 +81,10 @@ class VideoWriter:
 
     def _encode(self) -> None:
         try:
-            with av.open(str(self._path), "w") as container:
-                stream = None
+            with VideoEncoder(self._path, self._fps) as encoder:
                 while (item := self._frames.get()) is not None:
                     index, image, caption = item
-                    picture = _captioned(image, caption)
-                    if stream is None:
-                        stream = container.add_stream("libx264", rate=self._fps, options={"preset": "veryfast"})
-                        stream.height, stream.width = picture.shape[:2]
-                        stream.pix_fmt = "yuv420p"
-                    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                    frame.pts, frame.time_base = index, Fraction(1, self._fps)
-                    container.mux(stream.encode(frame))
-                if stream is not None:
-                    container.mux(stream.encode())
+                    encoder.add(index, _captioned(image, caption))
         except Exception as error:  # told to the caller on exit; frames that still come are drained there
             self._error = error
 
