@@ -117,10 +117,13 @@ def rgb(message: Image | CompressedImage) -> images.RGB:
     if isinstance(message, CompressedImage) or message.encoding in images.ENCODINGS:
         return messages.rgb(message)
     try:
-        from cv_bridge import CvBridge
+        from cv_bridge import CvBridge, CvBridgeError
     except ImportError:
         raise images.ImageError(
             f"image encoding '{message.encoding}' is not one of {', '.join(images.ENCODINGS)}; "
             "for others install cv_bridge (Debian package ros-$ROS_DISTRO-cv-bridge), or set the camera to rgb8"
         ) from None
-    return np.asarray(CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8"))
+    try:
+        return np.asarray(CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8"))
+    except CvBridgeError as error:
+        raise images.ImageError(f"image encoding '{message.encoding}' can't be turned into RGB: {error}") from None

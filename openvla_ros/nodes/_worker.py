@@ -18,6 +18,7 @@ class Worker:
     def __init__(self, node: Node, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Any, Callable[[Any], None]]] = queue.SimpleQueue()
+        self._closed = threading.Event()
         self._guard = node.create_guard_condition(self._deliver)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -44,6 +45,7 @@ class Worker:
 
     def close(self) -> None:
         """Ask the thread to end after the job in hand. A job that hangs does not keep the process alive."""
+        self._closed.set()
         self._jobs.put(None)
         self._thread.join(timeout=1.0)
 
@@ -54,6 +56,8 @@ class Worker:
                 result = job()
             except Exception as error:
                 result = error
+            if self._closed.is_set():  # the guard condition is gone with the node, and nobody waits
+                return
             self._done.put((result, deliver))
             self._guard.trigger()
 
