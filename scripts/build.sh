@@ -16,7 +16,9 @@ log=$root/log/build.log
 main() {
   [[ $VENV != *[[:space:]]* ]] || die "neither ROS nor Python scripts work in a path with a space: move this folder, $root"
   trap 'printf "\ninterrupted: the same command goes on from here\n" >&2; exit 130' INT
-  mkdir -p log "$build"
+  mkdir -p log
+  exec 9>log/build.lock
+  flock -n 9 || { printf 'waiting for another build in this folder\n'; flock 9; }
   check_python
   install_debian_packages
   environment_is_ours || step "Virtual environment ${VENV#"$root"/}" create_environment
