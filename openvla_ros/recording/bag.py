@@ -251,11 +251,17 @@ class BagReader:
                     self._scan(stream)
 
     def records(self, topics: Iterable[str] | None = None) -> Iterator[Record]:
-        """The messages of all or some topics, by log time (within a chunk where a file has no end)."""
+        """The messages of all or some topics, by log time (within a chunk where a file has no end).
+
+        Raises RecordingError where a finished file is damaged.
+        """
         wanted = None if topics is None else set(topics)
         for file in self.files:
             with file.open("rb") as stream:
-                yield from self._records(stream, wanted)
+                try:
+                    yield from self._records(stream, wanted)
+                except _DAMAGE as error:
+                    raise RecordingError(f"{file} is damaged: {error or type(error).__name__}") from None
 
     def _records(self, stream: IO[bytes], topics: set[str] | None) -> Iterator[Record]:
         if _has_end(stream):

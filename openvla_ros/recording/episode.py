@@ -64,7 +64,7 @@ class EpisodeWriter:
         self._quality = image_quality
         self._store = definitions.typestore()
         self._measurements = Measurements(self._store.deserialize_cdr)
-        self._cdr: dict[str, Any] = {}
+        self._offered: dict[str, tuple[Qos, ...]] = {}  # by topic, as announced
         try:
             self._bag = BagWriter(self.folder, compression, max_file_bytes)
             self._save(provenance)
@@ -85,9 +85,10 @@ class EpisodeWriter:
 
     def add_topic(self, topic: str, typename: str, offered: Sequence[Qos] = ()) -> None:
         """Announce a topic with the QoS of its publishers. Left out, the first message does it."""
-        if typename == IMAGE and self._quality is not None:
-            return  # which of the two it becomes is known with the first image
-        self._bag.add_topic(topic, typename, offered or (offered_qos(topic, typename),))
+        self._offered[topic] = tuple(offered)
+        # Whether an image stays raw is known with the first one.
+        if typename != IMAGE or self._quality is None:
+            self._topic(topic, typename)
 
     def write(
         self, topic: str, typename: str, data: bytes, log_time: int, publish_time: int = 0, sequence: int = 0
@@ -96,6 +97,7 @@ class EpisodeWriter:
         if typename == IMAGE and self._quality is not None:
             try:
                 data = compress(data, self._quality)
+                self._offered.setdefault(compressed_topic(topic), self._offered.get(topic, ()))
                 topic, typename = compressed_topic(topic), IMAGES[1]
             except ImageError:
                 pass  # no colours, a depth image for one: kept as it is
@@ -120,7 +122,7 @@ class EpisodeWriter:
 
     def _topic(self, name: str, typename: str) -> Topic:
         known = self._bag.topics.get(name)
-        return known or self._bag.add_topic(name, typename, (offered_qos(name, typename),))
+        return known or self._bag.add_topic(name, typename, self._offered.get(name) or (offered_qos(name, typename),))
 
     def flush(self) -> None:
         """Everything written so far becomes readable, whatever happens to this process. May raise OSError."""

@@ -36,8 +36,8 @@ def write_page(episode: Episode, page: Path) -> Path:
         data = page_data(episode, zero) | {"videos": sources}
         text = resource_file("episode.html").read_text()
         text = text.replace("__TITLE__", escape(episode.provenance.episode_id))
-        # "</script>" inside a string would end the script.
-        text = text.replace("__DATA__", json.dumps(_finite(data)).replace("</", "<\\/"))
+        # No text inside a string may look like a tag: "</script>" would end the script.
+        text = text.replace("__DATA__", json.dumps(_finite(data)).replace("<", "\\u003c"))
         page.write_text(text)
     except OSError as error:
         raise RecordingError(f"the page {page} can't be written: {error.strerror or error}") from None
