@@ -55,7 +55,7 @@ class ArmDriverNode(Node):
         self._diagnostics = Diagnostics(self)
         self.create_subscription(JointState, interface.joint_states_topic, self._on_joint_states, _qos.STREAM)
         self.create_subscription(ours.SafeCommand, "command", self._on_command, _qos.LATEST)
-        self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, _qos.LATCHED)
+        self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, _qos.STATUS)
         self.create_subscription(Bool, "e_stop", self._on_e_stop, _qos.LATCHED)
         self.create_timer(0.02, self._on_timer)
 

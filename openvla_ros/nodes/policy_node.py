@@ -112,7 +112,7 @@ class PolicyNode(LifecycleNode):
             self.create_subscription(image_type, "image", self._on_image, _qos.CAMERA),
             self.create_subscription(String, "instruction", self._on_instruction, _qos.LATCHED),
             self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, _qos.LATEST),
-            self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, _qos.LATCHED),
+            self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, _qos.STATUS),
             self.create_subscription(ours.Episode, "episode", self._on_episode, _qos.LATCHED),
         ]
         self._timer = self.create_timer(0.01, self._poll)
