@@ -49,14 +49,20 @@ class Operator:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._changed = threading.Condition()
+        self._failure: Exception | None = None  # of a watcher's callback
         self._instruction = self.node.create_publisher(String, "instruction", _qos.LATCHED)
         self._e_stop = self.node.create_publisher(Bool, "e_stop", _qos.LATCHED)
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
 
     def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+        try:
+            with contextlib.suppress(ExternalShutdownException):
+                self._executor.spin()
+        except Exception as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
 
     def __enter__(self) -> Operator:
         return self
@@ -96,6 +102,8 @@ class Operator:
         deadline = time.monotonic() + timeout
         with self._changed:
             while not (result := condition()):
+                if self._failure is not None:
+                    raise OpenVLAError(f"nothing is heard any more: {self._failure!r}") from self._failure
                 left = deadline - time.monotonic()
                 # Once a second also without a message: a condition may look at more than messages.
                 if left <= 0 or (not self._changed.wait(min(left, 1.0)) and left <= 1.0):
