@@ -275,6 +275,43 @@ def deadman() -> None:
     assert scene.tick(0.6).state is State.STOPPED
 
 
+@scenario("EStopSilence")
+def e_stop_silence() -> None:
+    """Hazard: the stop button's box has died, or its cable was pulled: a press would not be heard."""
+    scene = Scene(e_stop={"timeout_s": 0.5})
+    assert scene.tick(0.1).state is State.STOPPED  # never heard
+    scene.filter.press(False, scene.now)
+    assert scene.filter.reset(scene.now)[0]
+    scene.step((0.01, 0, 0))
+    scene.filter.press(False, scene.now)
+    assert scene.tick(0.4).state is State.ACTIVE
+    assert scene.tick(0.2).state is State.STOPPED
+    done, why = scene.filter.reset(scene.now)
+    assert not done
+    assert "e_stop" in why
+
+
+@scenario("Flood")
+def flooded() -> None:
+    """Hazard: a publisher of actions that has gone wild: whatever it asks for, it is not control. Not re-armed before
+    it is over."""
+    scene = Scene(rate={"max_actions_per_s": 100})
+    for _ in range(100):
+        assert scene.step(dt=0.001).state is not State.STOPPED
+    assert scene.step(dt=0.001).state is State.STOPPED
+    assert "flood" in scene.filter.stop_reason
+    assert not scene.filter.reset(scene.now)[0]
+    scene.tick(1.0)
+    assert scene.filter.reset(scene.now)[0]
+
+
+def test_the_fastest_policy_is_no_flood() -> None:
+    """Hazard: a rule against floods that stops an arm in proper control: 100 Hz, the loop's highest rate."""
+    scene = Scene()
+    for _ in range(500):
+        assert scene.step((0.0001, 0, 0), dt=0.01).state is State.ACTIVE
+
+
 REGISTRIES = {name: getattr(rules, name) for name in ("GATES", "LIMITS", "MONITORS")}
 REGISTERED = {rule.__name__: (name, rule) for name, registered in REGISTRIES.items() for rule in registered}
 

@@ -57,9 +57,12 @@ class Watchdog(Section):
 
 
 class Rate(Section):
-    """How often a command may be given."""
+    """How often a command may be given, and an action may come."""
 
     min_interval_s: Number = number(0.02, "s", "shortest time between two accepted actions", gt=0, le=1)
+    max_actions_per_s: int = number(
+        200, "1/s", "actions within one second, of whatever kind, that stop the arm: a flood", ge=20, le=10000
+    )
 
 
 class Plausible(Section):
@@ -182,6 +185,19 @@ class Deadman(Section):
     )
 
 
+class EStop(Section):
+    """A guard of the wire to the stop button."""
+
+    timeout_s: Number | None = number(
+        None,
+        "s",
+        "silence of the e_stop topic that stops the arm, for a button that repeats its level; none: it may be silent",
+        live=False,
+        ge=0.05,
+        le=5,
+    )
+
+
 class SafetyConfig(Section):
     """All of it. A wrong or contradictory value raises ConfigError naming the field."""
 
@@ -200,6 +216,7 @@ class SafetyConfig(Section):
     freeze: Freeze = Freeze()
     contact: Contact = Contact()
     deadman: Deadman = Deadman()
+    e_stop: EStop = EStop()
 
     def __init__(self, **sections: Any) -> None:
         try:

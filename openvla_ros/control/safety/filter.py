@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import numpy as np
 
@@ -42,6 +43,8 @@ class SafetyFilter:
         self._not_before = -math.inf
         self._still_actions = 0
         self._heartbeat = -math.inf
+        self._e_stop_heard = -math.inf
+        self._arrivals: deque[float] = deque()  # of as many actions as the flood rule looks at
         self._command: Command | None = None
         self._configure(config)
 
@@ -82,6 +85,7 @@ class SafetyFilter:
 
     def on_action(self, action: StampedAction, now: float) -> Decision:
         """Judges one action. The command of the decision, if there is one, is a motion or a HOLD."""
+        self._arrivals.append(now)
         hold, reports = self._watch(now)
         try:
             context = self._judge(action)
@@ -114,6 +118,8 @@ class SafetyFilter:
         """The level of the stop button. Pressed stops and latches; released re-arms nothing."""
         rises = pressed and not self._pressed
         self._pressed = pressed
+        if math.isfinite(now):
+            self._e_stop_heard = now
         if rises or (pressed and self._state is not State.STOPPED):
             return self.stop("e-stop pressed", now)
         return self.tick(now)
@@ -146,6 +152,7 @@ class SafetyFilter:
 
     def _configure(self, config: SafetyConfig) -> None:
         self._config = config
+        self._arrivals = deque(self._arrivals, maxlen=config.rate.max_actions_per_s + 1)
         self._gates = [rule(config) for rule in rules.GATES]
         self._limits = [rule(config) for rule in rules.LIMITS]
         self._monitors = [rule(config) for rule in rules.MONITORS]
@@ -183,7 +190,8 @@ class SafetyFilter:
             return None
         self._now = now
         self._arm = self._seen = None
-        self._heartbeat = -math.inf
+        self._heartbeat = self._e_stop_heard = -math.inf
+        self._arrivals.clear()
         limit = self._config.clock.backwards_tolerance_s
         return RuleReport("clock", "the clock went backwards [s]", back, 0.0, limit)
 
@@ -240,6 +248,8 @@ class SafetyFilter:
             motion_started=self._now if starts else self._motion_started,
             still_actions=self._still_actions,
             heartbeat=self._heartbeat,
+            e_stop_heard=self._e_stop_heard,
+            arrivals=self._arrivals,
         )
 
     def _judge(self, action: StampedAction) -> Context:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -85,6 +85,8 @@ class Context:
     motion_started: float = -math.inf  # start of the ramp-in
     still_actions: int = 0  # how many in a row asked for nothing
     heartbeat: float = -math.inf  # the operator's last one
+    e_stop_heard: float = -math.inf  # the stop button's last word, of whatever level
+    arrivals: Sequence[float] = ()  # when the newest actions came, oldest first
 
     @property
     def interval(self) -> float:

@@ -13,7 +13,9 @@ from openvla_ros.control.safety.rules.acceleration import Acceleration
 from openvla_ros.control.safety.rules.contact import Effort, Wrench
 from openvla_ros.control.safety.rules.deadman import Deadman
 from openvla_ros.control.safety.rules.duration import Duration
+from openvla_ros.control.safety.rules.e_stop import EStopSilence
 from openvla_ros.control.safety.rules.finite import Finite
+from openvla_ros.control.safety.rules.flood import Flood
 from openvla_ros.control.safety.rules.freeze import Freeze
 from openvla_ros.control.safety.rules.fresh import Fresh
 from openvla_ros.control.safety.rules.gripper import Gripper
@@ -54,4 +56,6 @@ MONITORS: tuple[Callable[[SafetyConfig], Monitor], ...] = (
     Wrench,
     Effort,
     Deadman,
+    EStopSilence,
+    Flood,
 )
