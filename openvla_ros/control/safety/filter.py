@@ -85,7 +85,8 @@ class SafetyFilter:
 
     def on_action(self, action: StampedAction, now: float) -> Decision:
         """Judges one action. The command of the decision, if there is one, is a motion or a HOLD."""
-        self._arrivals.append(now)
+        if math.isfinite(now):
+            self._arrivals.append(now)
         hold, reports = self._watch(now)
         try:
             context = self._judge(action)
