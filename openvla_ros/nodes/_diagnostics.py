@@ -7,6 +7,8 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from openvla_ros.nodes import _timer
+
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -19,7 +21,7 @@ class Diagnostics:
             name=node.get_fully_qualified_name().lstrip("/"), level=OK, message="starting", hardware_id=""
         )
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        node.create_timer(period, self._publish)
+        _timer.every(node, period, self._publish)
 
     def set(self, level: bytes, message: str, **values: Any) -> None:
         """level: OK, WARN or ERROR; values become the key-value pairs."""

@@ -20,7 +20,7 @@ import openvla_ros.msg as ours
 from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.motion import Motion, MotionConfig, Trajectory
 from openvla_ros.errors import KinematicsError
-from openvla_ros.nodes import _convert, _parameters, _qos, _spin
+from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _timer
 from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
 from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.interfaces import load_interface
@@ -57,7 +57,7 @@ class ArmDriverNode(Node):
         self.create_subscription(ours.SafeCommand, "command", self._on_command, _qos.LATEST)
         self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, _qos.STATUS)
         self.create_subscription(Bool, "e_stop", self._on_e_stop, _qos.LATCHED)
-        self.create_timer(0.02, self._on_timer)
+        _timer.every(self, 0.02, self._on_timer)
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds) * 1e-9

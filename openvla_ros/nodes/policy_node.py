@@ -24,7 +24,7 @@ from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, Wait, make_loop
 from openvla_ros.errors import ConfigError, OpenVLAError, PolicyError
 from openvla_ros.images import ImageError
-from openvla_ros.nodes import _convert, _parameters, _qos, _spin
+from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _timer
 from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
 from openvla_ros.nodes._worker import Worker
 from openvla_ros.policy.base import Policy, Prediction
@@ -115,7 +115,7 @@ class PolicyNode(LifecycleNode):
             self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, _qos.STATUS),
             self.create_subscription(ours.Episode, "episode", self._on_episode, _qos.LATCHED),
         ]
-        self._timer = self.create_timer(0.01, self._poll)
+        self._timer = _timer.every(self, 0.01, self._poll)
         about = policy.describe()
         self._about.publish(String(data=json.dumps(about)))
         self.get_logger().info(f"policy ready: {about}")

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sys
+import threading
+from copy import copy
 
 import numpy as np
+from builtin_interfaces.msg import Duration, Time
 from pydantic import BaseModel, Field
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, Empty, Header
 from std_srvs.srv import Trigger
 
 import openvla_ros.msg as ours
 from openvla_ros.control.safety.config import SafetyConfig
-from openvla_ros.control.safety.filter import Decision, SafetyFilter, State
-from openvla_ros.nodes import _convert, _parameters, _qos, _spin
+from openvla_ros.control.safety.filter import Decision, SafetyFilter, State, Verdict
+from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _stop_signal, _timer
 from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
+
+
+REFUSAL_INTERVAL = 0.004  # [s] between two refusals that are told: a flood of actions is not to become one of statuses
 
 
 class NodeParameters(BaseModel):
@@ -24,40 +30,98 @@ class NodeParameters(BaseModel):
 
     tick_hz: float = Field(100.0, ge=50.0, le=1000.0, description="rate of the watchdog timer [Hz]")
     status_hz: float = Field(20.0, ge=5.0, le=100.0, description="rate of safety_status as a heartbeat [Hz]")
+    armed_at_start: bool = Field(
+        False, description="pass actions without a ~/reset first; false: a filter that was restarted forgets no stop"
+    )
     base_frame: str = Field("base_link", description="frame_id of every command: the robot's base frame")
 
 
+class _Outlet:
+    """The publisher of ``command``, with a door that any thread can shut: then only holds pass."""
+
+    def __init__(self, node: Node) -> None:
+        self._publisher = node.create_publisher(ours.SafeCommand, "command", _qos.LATEST)
+        self._lock = threading.Lock()
+        self._shut = False
+        self._last = ours.SafeCommand(kind=ours.SafeCommand.HOLD)
+
+    def send(self, message: ours.SafeCommand) -> None:
+        with self._lock:
+            if message.kind == ours.SafeCommand.HOLD or not self._shut:
+                self._publisher.publish(message)
+                self._last = message
+
+    def shut(self, now: Time) -> None:
+        """Hold, at once, and let no motion pass any more."""
+        with self._lock:
+            self._shut = True
+            hold = copy(self._last)
+            hold.kind, hold.duration = ours.SafeCommand.HOLD, Duration()
+            hold.header = Header(stamp=now, frame_id=self._last.header.frame_id)
+            hold.action_received = hold.decided = now
+            hold.action_sequence = 0
+            self._publisher.publish(hold)
+
+    def open(self) -> None:
+        with self._lock:
+            self._shut = False
+
+
 class SafetyFilterNode(Node):
-    """In: ``action``, ``arm_state``, ``e_stop``. Out: ``command``, ``safety_status``. Services: ~/stop, ~/reset."""
+    """In: ``action``, ``arm_state``, ``e_stop``, ``heartbeat``. Out: ``command``, ``safety_status``. Services: ~/stop, ~/reset."""
 
     def __init__(self) -> None:
         super().__init__("safety_filter")
         self._settings = _parameters.declare(self, NodeParameters)
         self._filter = SafetyFilter(_parameters.declare(self, SafetyConfig))
         self._pressed = False
-        self._last_status = 0.0
+        self._signalled = False
+        self._last_status = self._last_refusal = 0.0
         self._action = ours.DeltaAction()  # the one being answered
-        self._command = self.create_publisher(ours.SafeCommand, "command", _qos.LATEST)
+        self._command = _Outlet(self)
         self._status = self.create_publisher(ours.SafetyStatus, "safety_status", _qos.STATUS)
         self._diagnostics = Diagnostics(self)
         self.create_subscription(ours.DeltaAction, "action", self._on_action, _qos.LATEST)
         self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, _qos.LATEST)
         self.create_subscription(Bool, "e_stop", self._on_e_stop, _qos.LATCHED)
+        self.create_subscription(Empty, "heartbeat", self._on_heartbeat, _qos.HEARTBEAT)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_service(Trigger, "~/reset", self._on_reset)
-        self.create_timer(1.0 / self._settings.tick_hz, self._on_timer)
+        self._signal_guard = self.create_guard_condition(self._heed_signal)
+        _timer.every(self, 1.0 / self._settings.tick_hz, self._on_timer)
+        if not self._settings.armed_at_start:
+            now = self._now()
+            self._publish(self._filter.stop("the start of the filter", now), now)
         self.add_on_set_parameters_callback(self._on_parameters)
 
     def _now(self) -> float:
         return self.get_clock().now().nanoseconds * 1e-9
 
+    def stop_at_once(self) -> None:
+        """Hold the arm and latch. From any thread: the arm is held before the executor hears of it."""
+        self._command.shut(self.get_clock().now().to_msg())
+        self._signalled = True
+        self._signal_guard.trigger()
+
+    def _heed_signal(self) -> None:
+        if not self._signalled:
+            return
+        self._signalled = False
+        now = self._now()
+        self._publish(self._filter.stop("signal SIGUSR1", now), now)
+        self._command.open()  # what is latched passes nothing
+
     def _on_action(self, message: ours.DeltaAction) -> None:
+        self._heed_signal()
         now = self._now()
         self._action = message
         self._publish(self._filter.on_action(_convert.stamped_action(message), now), now)
 
     def _on_arm_state(self, message: ours.ArmState) -> None:
         self._filter.on_arm_state(_convert.arm_state(message))
+
+    def _on_heartbeat(self, _: Empty) -> None:
+        self._filter.on_heartbeat(self._now())
 
     def _on_e_stop(self, message: Bool) -> None:
         now = self._now()
@@ -71,12 +135,14 @@ class SafetyFilterNode(Node):
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._heed_signal()
         now = self._now()
         response.success, response.message = self._filter.reset(now)
         self._publish(self._filter.tick(now), now)
         return response
 
     def _on_timer(self) -> None:
+        self._heed_signal()
         now = self._now()
         before = self._filter.state
         decision = self._filter.tick(now)
@@ -94,7 +160,11 @@ class SafetyFilterNode(Node):
             command.header.stamp = self._action.header.stamp if answers else _convert.time_msg(now)
             command.action_received = _convert.time_msg(received)
             command.decided = _convert.time_msg(now)
-            self._command.publish(command)
+            self._command.send(command)
+        if decision.verdict is Verdict.REFUSED and decision.command is None:
+            if 0.0 <= now - self._last_refusal < REFUSAL_INTERVAL:
+                return
+            self._last_refusal = now
         last = self._filter.last_command
         nothing = np.full(7, np.nan)
         status = ours.SafetyStatus(
@@ -125,8 +195,15 @@ class SafetyFilterNode(Node):
         return _parameters.accept(check)
 
 
+def make() -> SafetyFilterNode:
+    node = SafetyFilterNode()
+    _stop_signal.watch(node.stop_at_once)
+    return node
+
+
 def main() -> int:
-    return _spin.run(SafetyFilterNode)
+    _stop_signal.block()
+    return _spin.run(make)
 
 
 if __name__ == "__main__":
