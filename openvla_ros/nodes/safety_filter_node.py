@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-import threading
-from copy import copy
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
 from pydantic import BaseModel, Field
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from std_msgs.msg import Bool, Empty, Header
+from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
 import openvla_ros.msg as ours
@@ -20,7 +17,7 @@ from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.filter import Decision, SafetyFilter, State, Verdict
 from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _stop_signal, _timer
 from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
-
+from openvla_ros.nodes._outlet import Outlet
 
 REFUSAL_INTERVAL = 0.004  # [s] between two refusals that are told: a flood of actions is not to become one of statuses
 
@@ -36,39 +33,11 @@ class NodeParameters(BaseModel):
     base_frame: str = Field("base_link", description="frame_id of every command: the robot's base frame")
 
 
-class _Outlet:
-    """The publisher of ``command``, with a door that any thread can shut: then only holds pass."""
-
-    def __init__(self, node: Node) -> None:
-        self._publisher = node.create_publisher(ours.SafeCommand, "command", _qos.LATEST)
-        self._lock = threading.Lock()
-        self._shut = False
-        self._last = ours.SafeCommand(kind=ours.SafeCommand.HOLD)
-
-    def send(self, message: ours.SafeCommand) -> None:
-        with self._lock:
-            if message.kind == ours.SafeCommand.HOLD or not self._shut:
-                self._publisher.publish(message)
-                self._last = message
-
-    def shut(self, now: Time) -> None:
-        """Hold, at once, and let no motion pass any more."""
-        with self._lock:
-            self._shut = True
-            hold = copy(self._last)
-            hold.kind, hold.duration = ours.SafeCommand.HOLD, Duration()
-            hold.header = Header(stamp=now, frame_id=self._last.header.frame_id)
-            hold.action_received = hold.decided = now
-            hold.action_sequence = 0
-            self._publisher.publish(hold)
-
-    def open(self) -> None:
-        with self._lock:
-            self._shut = False
-
-
 class SafetyFilterNode(Node):
-    """In: ``action``, ``arm_state``, ``e_stop``, ``heartbeat``. Out: ``command``, ``safety_status``. Services: ~/stop, ~/reset."""
+    """In: ``action``, ``arm_state``, ``e_stop``, ``heartbeat``. Out: ``command``, ``safety_status``.
+
+    Services: ~/stop, ~/reset.
+    """
 
     def __init__(self) -> None:
         super().__init__("safety_filter")
@@ -78,7 +47,7 @@ class SafetyFilterNode(Node):
         self._signalled = False
         self._last_status = self._last_refusal = 0.0
         self._action = ours.DeltaAction()  # the one being answered
-        self._command = _Outlet(self)
+        self._command = Outlet(self)
         self._status = self.create_publisher(ours.SafetyStatus, "safety_status", _qos.STATUS)
         self._diagnostics = Diagnostics(self)
         self.create_subscription(ours.DeltaAction, "action", self._on_action, _qos.LATEST)
