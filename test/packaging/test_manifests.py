@@ -14,7 +14,12 @@ import openvla_ros
 
 ROOT = Path(__file__).parents[2]
 ROS_FREE = ("control", "policy", "recording", "robots", "serving", "sim", "training")
-DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "tensorflow_datasets": "tensorflow-datasets",
+    "yaml": "pyyaml",
+}
 COMES_WITH = {"annotated_types": "pydantic", "pydantic_core": "pydantic", "triton": "torch"}
 
 
