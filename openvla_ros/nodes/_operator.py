@@ -23,7 +23,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from std_msgs.msg import Bool, String
+from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
 
 from openvla_ros.errors import OpenVLAError
@@ -52,6 +52,7 @@ class Operator:
         self._failure: Exception | None = None  # of a watcher's callback
         self._instruction = self.node.create_publisher(String, "instruction", _qos.LATCHED)
         self._e_stop = self.node.create_publisher(Bool, "e_stop", _qos.LATCHED)
+        self._heartbeat = self.node.create_publisher(Empty, "heartbeat", _qos.HEARTBEAT)
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
 
@@ -132,9 +133,15 @@ class Operator:
         if not self._instruction.wait_for_all_acked(Duration(seconds=timeout)):
             raise OpenVLAError(f"the instruction was not taken within {timeout:g} s")
 
-    def e_stop(self, pressed: bool) -> None:
-        """Press or release the e-stop."""
+    def e_stop(self, pressed: bool, delivered_within: float | None = None) -> None:
+        """Press or release the e-stop. OpenVLAError if not all who listen have it after ``delivered_within`` [s]."""
         self._e_stop.publish(Bool(data=pressed))
+        if delivered_within is not None and not self._e_stop.wait_for_all_acked(Duration(seconds=delivered_within)):
+            raise OpenVLAError(f"the e-stop was not taken within {delivered_within:g} s")
+
+    def heartbeat(self) -> None:
+        """The operator is there: what the deadman waits for."""
+        self._heartbeat.publish(Empty())
 
     def trigger(self, service: str, timeout: float = 5.0) -> tuple[bool, str]:
         """Call a std_srvs/Trigger service: (success, message)."""
