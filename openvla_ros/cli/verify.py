@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("float32", "bf16"),
         default="float32",
         help="outside float32 the model's numbers are shown without judging them (default: %(default)s)",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,13 +15,29 @@ from openvla_ros.types import Action
 
 
 @dataclass(frozen=True)
+class Details:
+    """What the model thought of its action.
+
+    probabilities: (n,) of the chosen tokens, and entropies: (n,) [nat] of the distributions that they were chosen from,
+    over the whole vocabulary at temperature 1, each given the tokens before it. second_action: the action with its
+    least certain token replaced by that one's runner-up, and the tokens after it chosen anew. It is what to try where
+    a policy repeats an action that does nothing.
+    """
+
+    probabilities: NDArray[np.float64]
+    entropies: NDArray[np.float64]
+    second_action: Action
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One action and how it came about.
 
     action: resolved to base frame, m, rad, gripper 1 = open. normalized: (n,) the model's output in [-1, 1] before
     un-normalisation. token_ids: (n,) as generated. timings: seconds by stage (preprocess, vision, prefill, decode,
     total). outside_action_tokens: how many of token_ids are no action tokens. Those decode to an end of the range
-    (as in the official code), so an action with any of them is not something the model meant.
+    (as in the official code), so an action with any of them is not something the model meant. passes: of the language
+    model. draft_accepted: leading tokens of the draft that were right, None without a draft. details: if asked for.
     """
 
     action: Action
@@ -28,6 +45,9 @@ class Prediction:
     token_ids: NDArray[np.int64]
     timings: dict[str, float]
     outside_action_tokens: int
+    passes: int = 0
+    draft_accepted: int | None = None
+    details: Details | None = None
 
 
 class Policy(Protocol):
@@ -40,12 +60,22 @@ class Policy(Protocol):
         """The action for one (H, W, 3) uint8 RGB image. Raises PolicyError where no action can be trusted."""
         ...
 
-    def warm_up(self) -> None:
-        """Run the model once, and raise PolicyError unless its output is finite and depends on the image."""
+    def predict_batch(self, images: Sequence[NDArray[np.uint8]], instructions: Sequence[str]) -> list[Prediction]:
+        """One prediction for each image and instruction: several robots on one GPU. As predict otherwise."""
+        ...
+
+    def warm_up(self, batch: int = 1) -> None:
+        """Get ready for ``batch`` images at a time. Raises PolicyError unless the output is finite and depends on the
+        image, and what makes it fast leaves it unchanged."""
+        ...
+
+    def close(self) -> None:
+        """Free the memory. The policy can't be used any more."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What runs, for logs and records: checkpoint, weights_fingerprint, precision, device, versions, unnorm_key."""
+        """What runs, in plain values, for logs and records: checkpoint, weights_fingerprint, precision and its exact
+        configuration, decoding, device, versions, unnorm_key."""
         ...
 
 

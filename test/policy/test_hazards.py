@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from openvla_ros.policy.openvla import attention, decoding
 from openvla_ros.policy.openvla.engine import Engine
 from openvla_ros.policy.openvla.llama import RMSNorm
 from openvla_ros.policy.openvla.processor import ImageProcessor
@@ -128,13 +129,8 @@ def no_space_after_the_prompt(engine: Engine, monkeypatch: pytest.MonkeyPatch) -
 
 @mistake("first_logits")
 def image_before_bos(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = engine.model
-
-    def prefill(image_embeddings: torch.Tensor, ids: torch.Tensor, cache) -> torch.Tensor:
-        cache.length = 0
-        return model.language_model(torch.cat([image_embeddings, model.language_model.embed(ids)], dim=1), cache)
-
-    monkeypatch.setattr(model, "prefill", torch.inference_mode()(prefill))
+    embed = engine.model.language_model.embed
+    monkeypatch.setattr(engine.model, "sequence", lambda image, ids: torch.cat([image, embed(ids)], dim=1))
 
 
 @mistake("first_logits")
@@ -146,18 +142,17 @@ def bidirectional_prompt(_: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @mistake("step_action_logits")
-def cache_not_advanced(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every generated token at the same position: the first logits stay right."""
-    language_model = engine.model.language_model
-    original = language_model.forward
+def every_token_at_the_same_position(_: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first logits stay right."""
+    original = decoding.NextRows
+    monkeypatch.setattr(decoding, "NextRows", lambda cache, at: original(cache, at[:, :1].expand_as(at)))
 
-    def forward(embeddings: torch.Tensor, cache) -> torch.Tensor:
-        before = cache.length
-        logits = original(embeddings, cache)
-        cache.length = cache.length if before == 0 else before
-        return logits
 
-    monkeypatch.setattr(language_model, "forward", forward)
+@mistake("step_action_logits")
+def tokens_see_those_after_them(_: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step has a row for every token: without a mask the guesses of later ones shine through."""
+    original = attention.cached
+    monkeypatch.setattr(attention, "cached", lambda *args: original(*args[:4], args[4][:, :, -1:]))
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -17,6 +17,7 @@ from openvla_ros.policy.checkpoint import resolve_checkpoint
 from openvla_ros.policy.openvla.engine import Engine
 from openvla_ros.policy.openvla.policy import OpenVLAPolicy, choose_dataset
 from openvla_ros.policy.openvla.verification import verify_cases
+from openvla_ros.policy.openvla.warm_up import check_sees
 from openvla_ros.policy.registry import load_policy
 
 INSTRUCTION = "put the spoon on the towel"
@@ -170,7 +171,7 @@ def test_a_model_that_ignores_its_image_does_not_start(policy: OpenVLAPolicy, go
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_sound_model_sees_its_image(tiny: Path, v01: Path, precision: str) -> None:
     for folder in (tiny, v01):
-        assert Engine(folder, precision=precision).check_sees() > 5
+        assert check_sees(Engine(folder, precision=precision)) > 5
 
 
 def test_the_language_model_hears_the_instruction(policy: OpenVLAPolicy, image: np.ndarray) -> None:

@@ -1,32 +1,85 @@
-"""A Llama for one sequence at a time, with a key-value cache that is allocated once, and Hugging Face's names."""
+"""Llama with a key-value cache that is allocated once. Shapes are fixed by the caller: nothing here asks the device.
+
+Projections that read the same input are one matrix: fewer, larger reads of memory, which decoding waits for.
+"""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openvla_ros.policy.openvla import attention
 from openvla_ros.policy.openvla.config import LlamaConfig
 
 
 class KVCache:
-    """Keys and values of all layers for up to ``capacity`` positions, and the rotary angles of those positions.
+    """Keys and values of all layers for ``batch`` sequences of up to ``capacity`` positions, and their rotary angles.
 
-    length: positions filled so far. Starting a new sequence is ``length = 0``: nothing needs clearing, because
-    positions from ``length`` on are never read.
+    A position that was not written since the sequence began holds leftovers. They are never looked at, but a mask does
+    not stop a NaN: after one, ``clear``.
     """
 
-    def __init__(self, config: LlamaConfig, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (config.num_hidden_layers, 1, config.num_key_value_heads, capacity, config.head_dim)
+    def __init__(
+        self, config: LlamaConfig, capacity: int, device: torch.device, dtype: torch.dtype, batch: int = 1
+    ) -> None:
+        shape = (config.num_hidden_layers, batch, capacity, config.num_key_value_heads, config.head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.capacity = capacity
-        self.length = 0
+        self.slots = torch.arange(capacity, device=device)
+        self.sequences = torch.arange(batch, device=device)[:, None]
         # Angles in float32 whatever the model's precision, as transformers computes them.
         halves = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
         angles = torch.outer(torch.arange(capacity).float(), 1.0 / config.rope_theta**halves).repeat(1, 2)
-        self.cos = angles.cos().to(device, dtype)
-        self.sin = angles.sin().to(device, dtype)
+        self.cos = angles.cos()[:, None].to(device, dtype)
+        self.sin = angles.sin()[:, None].to(device, dtype)
+
+    def clear(self) -> None:
+        self.keys.zero_()
+        self.values.zero_()
+
+
+class Rows(Protocol):
+    """Which positions the rows of one forward pass are, and what they attend to."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+
+class PromptRows:
+    """Positions 0 to ``count`` - 1 of every sequence. What a shorter one has at its end is overwritten later."""
+
+    def __init__(self, cache: KVCache, count: int) -> None:
+        if count > cache.capacity:
+            raise ValueError(f"{count} tokens for a cache of {cache.capacity}")
+        self.cache, self.count = cache, count
+        self.cos, self.sin = cache.cos[:count], cache.sin[:count]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.cache.keys[layer, :, : self.count] = k
+        self.cache.values[layer, :, : self.count] = v
+        return attention.causal(q, k, v)
+
+
+class NextRows:
+    """``positions`` (B, T), consecutive in each sequence, behind what the cache holds before them."""
+
+    def __init__(self, cache: KVCache, positions: Tensor) -> None:
+        self.cache, self.positions = cache, positions
+        self.cos, self.sin = cache.cos[positions], cache.sin[positions]
+        self.mask = (cache.slots <= positions[..., None])[:, None]
+        self.lengths = (positions[:, -1] + 1).to(torch.int32)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self.cache.sequences, self.positions] = k
+        values[self.cache.sequences, self.positions] = v
+        return attention.cached(q, keys, values, self.lengths, self.mask)
 
 
 class RMSNorm(nn.Module):
@@ -36,57 +89,55 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        x32 = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * x32.to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of (B, heads, T, head_dim) by angles (T, head_dim), halves paired as in Hugging Face's Llama."""
+    """Rotary embedding of (B, T, heads, head_dim), halves paired as in Hugging Face's Llama."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Fused(nn.Linear):
+    """Linear layers of one input as one. parts: their names in the files, and rows, from top to bottom."""
+
+    def __init__(self, width: int, parts: dict[str, int]) -> None:
+        super().__init__(width, sum(parts.values()), bias=False)
+        self.parts = parts
 
 
 class Attention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
-        self.grouped = config.num_key_value_heads != config.num_attention_heads
-        kv_width = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        kv_width = self.kv_heads * self.head_dim
+        self.qkv_proj = Fused(
+            config.hidden_size, {"q_proj": config.hidden_size, "k_proj": kv_width, "v_proj": kv_width}
+        )
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, layer: int, cache: KVCache) -> Tensor:
-        batch, tokens, width = x.shape
-        start, end = cache.length, cache.length + tokens
-        q, k, v = (
-            p(x).view(batch, tokens, -1, self.head_dim).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        cos, sin = cache.cos[start:end], cache.sin[start:end]
-        cache.keys[layer, :, :, start:end] = rotate(k, cos, sin)
-        cache.values[layer, :, :, start:end] = v
-        y = F.scaled_dot_product_attention(
-            rotate(q, cos, sin),
-            cache.keys[layer, :, :, :end],
-            cache.values[layer, :, :, :end],
-            is_causal=tokens > 1,  # a prompt starts at position 0; a single new token may see everything
-            enable_gqa=self.grouped,
-        )
-        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, tokens, width))
+    def forward(self, x: Tensor, layer: int, rows: Rows) -> Tensor:
+        qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
+        qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
+        q, k = rotate(qk, rows.cos, rows.sin).split([self.heads, self.kv_heads], dim=2)
+        out: Tensor = self.o_proj(rows.attend(layer, q, k, v).flatten(2))
         return out
 
 
 class MLP(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        width = config.intermediate_size
+        self.gate_up_proj = Fused(config.hidden_size, {"gate_proj": width, "up_proj": width})
+        self.down_proj = nn.Linear(width, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
 
 
@@ -98,8 +149,8 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, layer: int, cache: KVCache) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), layer, cache)
+    def forward(self, x: Tensor, layer: int, rows: Rows) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), layer, rows)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -123,17 +174,14 @@ class Llama(nn.Module):
         out: Tensor = self.model.embed_tokens(token_ids)
         return out
 
-    def forward(self, embeddings: Tensor, cache: KVCache) -> Tensor:
-        """Append (1, T, hidden) to the cached sequence; return the float32 logits (vocab,) after its last token.
-
-        T > 1 only on an empty cache (a prompt); then one token at a time.
-        """
-        tokens = embeddings.shape[1]
-        if (tokens > 1 and cache.length) or cache.length + tokens > cache.capacity:
-            raise ValueError(f"{tokens} tokens at position {cache.length} of a cache for {cache.capacity}")
+    def forward(self, embeddings: Tensor, rows: Rows) -> Tensor:
+        """(B, T, hidden) embeddings at the positions of ``rows`` -> (B, T, hidden) after the last layer."""
         x = embeddings
         for index, layer in enumerate(self.model.layers):
-            x = layer(x, index, cache)
-        cache.length += tokens
-        logits: Tensor = self.lm_head(self.model.norm(x[0, -1]))
-        return logits.float()
+            x = layer(x, index, rows)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(B, T, hidden) of forward -> (B, T, vocab) float32."""
+        out: Tensor = self.lm_head(self.model.norm(hidden))
+        return out.float()

@@ -1,8 +1,6 @@
-"""OpenVLA: two vision towers, a projector, a Llama, and greedy decoding of action tokens."""
+"""OpenVLA: two vision towers, a projector, a Llama. Decoding is in decoding.py."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +42,8 @@ class Projector(nn.Module):
         return x if self.fc3 is None else self.fc3(F.gelu(x))
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """Greedily generated token_ids (n,) and the float32 logits (n, vocab) that each was chosen from."""
-
-    token_ids: Tensor
-    logits: Tensor
-
-
 class OpenVLA(nn.Module):
-    """The whole model, for one image and one prompt at a time. Parameter names are those of the released files."""
+    """The whole model. Parameter names are those of the released files, but for the fused ones of the Llama."""
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
@@ -62,35 +52,17 @@ class OpenVLA(nn.Module):
         self.projector = Projector(config)
         self.language_model = Llama(config.llama)
 
-    def new_cache(self, prompt_tokens: int, new_tokens: int) -> KVCache:
-        """A cache for the image patches, a prompt of ``prompt_tokens`` ids and ``new_tokens`` generated ones."""
+    def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
+        """A cache of ``capacity`` positions for each of ``batch`` sequences, on the model's device."""
         weight = self.language_model.lm_head.weight
-        capacity = self.config.patches + prompt_tokens + new_tokens
-        return KVCache(self.config.llama, capacity, weight.device, weight.dtype)
+        return KVCache(self.config.llama, capacity, weight.device, weight.dtype, batch)
 
-    @torch.inference_mode()
     def image_embeddings(self, pixel_values: Tensor) -> Tensor:
-        """(1, 3 * towers, 224, 224) normalised pixels -> (1, 256, hidden)."""
+        """(B, 3 * towers, 224, 224) normalised pixels -> (B, 256, hidden)."""
         out: Tensor = self.projector(self.vision_backbone(pixel_values))
         return out
 
-    @torch.inference_mode()
-    def prefill(self, image_embeddings: Tensor, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """Logits (vocab,) after [BOS, 256 image patches, rest of the prompt], from an empty cache.
-
-        input_ids: (1, T), BOS first. No attention mask: one sequence without padding needs none.
-        """
-        text = self.language_model.embed(input_ids)
-        cache.length = 0
-        out: Tensor = self.language_model(torch.cat([text[:, :1], image_embeddings, text[:, 1:]], dim=1), cache)
-        return out
-
-    @torch.inference_mode()
-    def decode(self, first_logits: Tensor, count: int, cache: KVCache) -> Decoded:
-        """``count`` greedy tokens, each the argmax over the whole vocabulary in float32: nothing is masked out."""
-        logits = [first_logits]
-        tokens = [first_logits.argmax()]
-        for _ in range(count - 1):
-            logits.append(self.language_model(self.language_model.embed(tokens[-1].view(1, 1)), cache))
-            tokens.append(logits[-1].argmax())
-        return Decoded(torch.stack(tokens), torch.stack(logits))
+    def sequence(self, image_embeddings: Tensor, text_ids: Tensor) -> Tensor:
+        """(B, 256 + T, hidden) input of the language model: BOS, the image patches, the rest of the (B, T) text ids."""
+        text = self.language_model.embed(text_ids)
+        return torch.cat([text[:, :1], image_embeddings, text[:, 1:]], dim=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from openvla_ros.errors import PolicyError
-from openvla_ros.policy.base import Prediction, check_observation
+from openvla_ros.policy.base import Details, Prediction, check_observation
 from openvla_ros.policy.checkpoint import fingerprint, read_json
-from openvla_ros.policy.openvla.config import OpenVLAConfig
-from openvla_ros.policy.openvla.engine import WARM_UP_INSTRUCTION, Engine
+from openvla_ros.policy.openvla.decoding import Decoded, Ids
+from openvla_ros.policy.openvla.engine import Engine
 from openvla_ros.policy.openvla.loading import weight_files
-from openvla_ros.policy.openvla.model import Decoded
 from openvla_ros.policy.openvla.statistics import ActionStatistics, choose_key, load_norm_stats
+from openvla_ros.policy.openvla.warm_up import warm_up
 from openvla_ros.policy.semantics import ActionSemantics, semantics_for
 
 
@@ -48,12 +48,14 @@ def choose_dataset(folder: Path, unnorm_key: str | None) -> Dataset:
 class OpenVLAPolicy:
     """Implements `openvla_ros.policy.base.Policy` for OpenVLA checkpoints."""
 
-    def __init__(self, engine: Engine, name: str, dataset: Dataset) -> None:
+    def __init__(self, engine: Engine, name: str, dataset: Dataset, details: bool = False) -> None:
         self.engine = engine
         self.name = name
         self.unnorm_key = dataset.unnorm_key
         self.statistics = dataset.statistics
         self.semantics = dataset.semantics
+        self.details = details
+        self._draft: Ids | None = None  # (B, n) tokens of the last predictions
 
     def predict(self, image: NDArray[np.uint8], instruction: str) -> Prediction:
         """The action for one (H, W, 3) uint8 RGB image.
@@ -61,30 +63,81 @@ class OpenVLAPolicy:
         Raises PolicyError for an unusable image or instruction, logits that are not finite, and an end-of-sequence
         token among the actions.
         """
-        check_observation(image, instruction)
+        return self.predict_batch([image], [instruction])[0]
+
+    def predict_batch(self, images: Sequence[NDArray[np.uint8]], instructions: Sequence[str]) -> list[Prediction]:
+        """An action for each (H, W, 3) uint8 RGB image and instruction, in one go where the precision allows it.
+
+        The tokens are those of single predictions, in float32 always; in other precisions another batch size may round
+        another way. One unusable input refuses the batch. Raises PolicyError as predict does.
+        """
+        if len(images) != len(instructions) or not images:
+            raise PolicyError(f"{len(images)} images and {len(instructions)} instructions; give one of each, or more")
+        for image, instruction in zip(images, instructions, strict=True):
+            check_observation(image, instruction)
+        if len(images) > 1 and not self.engine.scheme.rows_independent:
+            return [self._predict([image], [text])[0] for image, text in zip(images, instructions, strict=True)]
+        return self._predict(images, instructions)
+
+    def _predict(self, images: Sequence[NDArray[np.uint8]], instructions: Sequence[str]) -> list[Prediction]:
         engine, clock = self.engine, _StageClock(self.engine.device)
-        pixels, ids = engine.pixel_values(image), engine.input_ids(instruction)
-        cache = engine.cache_for(ids.shape[1], self.statistics.dim)
+        draft = self._draft if self._draft is not None and len(self._draft) == len(images) else None
+        pixels, prompts = engine.pixel_values(images), [engine.input_ids(text) for text in instructions]
         clock.stage("preprocess")
-        embeddings = engine.model.image_embeddings(pixels)
+        embeddings = engine.image_embeddings(pixels)
         clock.stage("vision")
-        first_logits = engine.model.prefill(embeddings, ids, cache)
-        clock.stage("prefill")
-        token_ids = checked_tokens(engine.model.decode(first_logits, self.statistics.dim, cache), engine.config)
-        clock.stage("decode")
-        normalized = engine.action_tokenizer.decode(token_ids)
+        decoded = engine.decode(embeddings, prompts, self.statistics.dim, draft, clock.stage)
+        token_ids: Ids = decoded.token_ids.cpu().numpy()
+        timings = clock.timings()
+        self._draft = token_ids
+        for ids in token_ids:
+            self._refuse_end(ids)
+        details = self._details(decoded, prompts) if self.details else [None] * len(images)
+        return [
+            self._prediction(
+                ids,
+                timings=timings,
+                passes=decoded.passes,
+                draft_accepted=None if draft is None or engine.decoding != "draft" else _agreement(draft[row], ids),
+                details=details[row],
+            )
+            for row, ids in enumerate(token_ids)
+        ]
+
+    def _prediction(self, token_ids: Ids, **more: Any) -> Prediction:
+        normalized = self.engine.action_tokenizer.decode(token_ids)
         return Prediction(
             action=self.semantics.to_action(self.statistics.unnormalize(normalized)),
             normalized=normalized,
             token_ids=token_ids,
-            timings=clock.timings(),
-            outside_action_tokens=engine.action_tokenizer.count_outside(token_ids),
+            outside_action_tokens=self.engine.action_tokenizer.count_outside(token_ids),
+            **more,
         )
 
-    def warm_up(self) -> None:
-        """One prediction on a synthetic image, and the check that the model looks at its image. Raises PolicyError."""
-        self.engine.check_sees()
-        self.predict(np.zeros((480, 640, 3), dtype=np.uint8), WARM_UP_INSTRUCTION)
+    def _details(self, decoded: Decoded, prompts: Sequence[Ids]) -> list[Details | None]:
+        log = torch.log_softmax(decoded.logits.double(), dim=-1)
+        chosen = log.gather(2, decoded.token_ids[..., None])[..., 0].exp().cpu().numpy()
+        entropies = torch.special.entr(log.exp()).sum(dim=-1).cpu().numpy()
+        second = self.engine.decoder(prompts, self.statistics.dim).runner_up(decoded).cpu().numpy()
+        actions = [self._prediction(ids, timings={}).action for ids in second]
+        return [Details(*row) for row in zip(chosen, entropies, actions, strict=True)]
+
+    def _refuse_end(self, token_ids: Ids) -> None:
+        end = self.engine.config.llama.eos_token_id
+        if end in token_ids:
+            raise PolicyError(
+                f"the model ended its output after {int(np.argmax(token_ids == end))} of {token_ids.size} action "
+                f"tokens: this is not an action. Check that the unnorm_key's dimensions and the instruction fit the "
+                f"checkpoint"
+            )
+
+    def warm_up(self, batch: int = 1) -> None:
+        """Check the model on this device and record CUDA graphs, see `warm_up`. Raises PolicyError."""
+        warm_up(self.engine, self.statistics.dim, batch)
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self.engine.close()
 
     def describe(self) -> dict[str, Any]:
         """What runs, in plain values for logs and episode records."""
@@ -92,56 +145,56 @@ class OpenVLAPolicy:
             "checkpoint": self.name,
             "model_type": "openvla",
             "weights_fingerprint": fingerprint(weight_files(self.engine.folder)),
-            "precision": self.engine.precision,
-            "device": _device_name(self.engine.device),
-            "threads": torch.get_num_threads(),
+            **self.engine.describe(),
             "unnorm_key": self.unnorm_key,
-            "statistics": {k: v.tolist() for k, v in vars(self.statistics).items()},
             "semantics": self.semantics.model_dump(),
             "versions": {name: version(name) for name in ("torch", "tokenizers", "safetensors", "pillow", "numpy")},
         }
 
 
 def load(
-    folder: Path, *, name: str, unnorm_key: str | None, device: str, precision: str, threads: int
+    folder: Path,
+    *,
+    name: str,
+    unnorm_key: str | None,
+    device: str,
+    precision: str,
+    threads: int,
+    decoding: str,
+    details: bool,
 ) -> OpenVLAPolicy:
     """Load an OpenVLA checkpoint folder as a policy; see `openvla_ros.policy.registry.load_policy`."""
     dataset = choose_dataset(folder, unnorm_key)  # before the weights: a wrong key should not take minutes to say so
-    return OpenVLAPolicy(Engine(folder, device=device, precision=precision, threads=threads), name, dataset)
+    engine = Engine(folder, device=device, precision=precision, threads=threads, decoding=decoding)
+    return OpenVLAPolicy(engine, name, dataset, details)
 
 
-def checked_tokens(decoded: Decoded, config: OpenVLAConfig) -> NDArray[np.int64]:
-    """The generated ids (n,), unless they can't be an action. Raises PolicyError."""
-    if not math.isfinite(float(decoded.logits.sum())):  # NaN and infinity survive a sum, far cheaper than isfinite
-        raise PolicyError("the model's logits are not finite: no action can be read from them")
-    token_ids: NDArray[np.int64] = decoded.token_ids.cpu().numpy()
-    if config.llama.eos_token_id in token_ids:
-        at = int(np.argmax(token_ids == config.llama.eos_token_id))
-        raise PolicyError(
-            f"the model ended its output after {at} of {token_ids.size} action tokens: this is not an action. Check "
-            f"that the unnorm_key's dimensions and the instruction fit the checkpoint"
-        )
-    return token_ids
+def _agreement(draft: Ids, token_ids: Ids) -> int:
+    """How many leading tokens are the same."""
+    return int(np.cumprod(draft == token_ids).sum())
 
 
 class _StageClock:
-    """Wall time by stage. Waits for the device at every border, so that a stage is charged with its own work."""
+    """Seconds by stage, on the device's own clock where it is a GPU: the host does not wait between stages."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device if device.type == "cuda" else None
-        self._start = self._last = time.perf_counter()
-        self._timings: dict[str, float] = {}
+        self._cuda = device.type == "cuda"
+        self._start = time.perf_counter()
+        self._stages: list[tuple[str, float, Any]] = []  # name, when it was issued, event that ends it on a GPU
 
     def stage(self, name: str) -> None:
-        if self._cuda is not None:
-            torch.cuda.synchronize(self._cuda)
-        now = time.perf_counter()
-        self._timings[name] = now - self._last
-        self._last = now
+        """What was issued since the last call is stage ``name``. The first one must not have used the device."""
+        event = torch.cuda.Event(enable_timing=True) if self._cuda else None
+        if event is not None:
+            event.record()
+        self._stages.append((name, time.perf_counter(), event))
 
     def timings(self) -> dict[str, float]:
-        return {**self._timings, "total": time.perf_counter() - self._start}
-
-
-def _device_name(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+        """Of all stages, and the total. The device must have finished."""
+        now = time.perf_counter()
+        name, then, before = self._stages[0]
+        seconds = {name: then - self._start}
+        for name, issued, event in self._stages[1:]:
+            seconds[name] = issued - then if event is None else before.elapsed_time(event) / 1e3
+            then, before = issued, event
+        return {**seconds, "total": now - self._start}

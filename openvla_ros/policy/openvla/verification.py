@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from openvla_ros.errors import CheckpointError
 from openvla_ros.policy.checkpoint import read_json
 from openvla_ros.policy.openvla.config import PROMPTS
-from openvla_ros.policy.openvla.engine import IMAGE_SENSITIVITY, Engine
+from openvla_ros.policy.openvla.engine import Engine
 from openvla_ros.policy.openvla.processor import TextProcessor
 from openvla_ros.policy.openvla.statistics import ActionStatistics, choose_key, load_norm_stats
 from openvla_ros.policy.openvla.tokens import ActionTokenizer
+from openvla_ros.policy.openvla.warm_up import IMAGE_SENSITIVITY, check_sees
 
 # Absolute. The official runs' own noise (attention kernel, threads) moves logits by at most 2.2e-5; the smallest
 # mistake that was tried, LayerNorm eps 1e-5 for 1e-6, by 2.5e-4.
@@ -137,7 +138,7 @@ def verify_cases(engine: Engine, folder: Path, each: Callable[[CaseList], Iterab
     meta = read_json(folder / "cases.json")
     arrays, pixel_arrays = Arrays(folder / "cases.npz"), Arrays(folder / "pixel_values.npz")
     report = Report()
-    moved = engine.check_sees()
+    moved = check_sees(engine)
     report.notes.append(f"two images move the logits by {moved:.1f} standard deviations (at least {IMAGE_SENSITIVITY})")
     norm_stats = load_norm_stats(engine.folder, engine.raw_config)
     statistics = {
@@ -184,13 +185,11 @@ def _compare_outputs(
         report.compare(name, where, got, arrays.row(name, index), tolerance if exact_math else None)
 
     wanted_ids = arrays.row("generated_ids", index)
-    ids = engine.input_ids(case["instruction"])
-    cache = engine.cache_for(ids.shape[1], wanted_ids.size)
     with torch.inference_mode():
-        features = model.vision_backbone(engine.pixel_values(arrays[f"image_{index:02}"]))
+        features = model.vision_backbone(engine.pixel_values([arrays[f"image_{index:02}"]]))
         projected = model.projector(features)
-    decoded = model.decode(model.prefill(projected, ids, cache), wanted_ids.size, cache)
-    token_ids, logits = decoded.token_ids.cpu().numpy(), decoded.logits.cpu().numpy()
+    decoded = engine.decode(projected, [engine.input_ids(case["instruction"])], wanted_ids.size)
+    token_ids, logits = decoded.token_ids[0].cpu().numpy(), decoded.logits[0].cpu().numpy()
     action_logits = logits[:, engine.action_tokenizer.vocab_size - len(engine.action_tokenizer.bins) :]
     normalized = engine.action_tokenizer.decode(token_ids)
 
