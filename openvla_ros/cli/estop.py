@@ -1,7 +1,7 @@
 """Makes the keyboard an e-stop: any key stops the arm, r re-arms, q quits. Shows, live, what holds the arm and why.
 
-Ctrl-C, and closing the terminal, stop too. Not a substitute for the hardware e-stop: that needs neither this machine nor
-its network.
+Ctrl-C, and closing the terminal, stop too. Not a substitute for the hardware e-stop, which needs neither this machine
+nor its network.
 """
 
 from __future__ import annotations

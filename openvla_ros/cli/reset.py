@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from openvla_ros.cli._graph import add_graph_arguments, open_operator
+
+if TYPE_CHECKING:
+    from openvla_ros.nodes._operator import Operator
 
 HELP = "re-arm after a stop"
 
@@ -16,11 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def release(operator: Operator) -> None:
+    """Wait until the filter knows of it: a request that overtakes the release would be refused."""
+    from openvla_ros.msg import SafetyStatus
+    from openvla_ros.nodes import _qos
+
+    statuses: list[SafetyStatus] = []
+    operator.watch(SafetyStatus, "safety_status", _qos.STATUS, statuses.append)
+    operator.e_stop(False)
+    operator.wait_for("the release", lambda: statuses and not statuses[-1].stop_pressed, 5.0)
+
+
 def run(args: argparse.Namespace) -> int:
     with open_operator(args) as operator:
         if args.release:
-            operator.wait_for_listener("e_stop", "safety_filter")
-            operator.e_stop(False, delivered_within=5.0)
+            release(operator)
         done, message = operator.trigger("safety_filter/reset")
     print(message)
     return 0 if done else 1
