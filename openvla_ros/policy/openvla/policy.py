@@ -147,6 +147,7 @@ class OpenVLAPolicy:
             "weights_fingerprint": fingerprint(weight_files(self.engine.folder)),
             **self.engine.describe(),
             "unnorm_key": self.unnorm_key,
+            "statistics": {k: v.tolist() for k, v in vars(self.statistics).items()},
             "semantics": self.semantics.model_dump(),
             "versions": {name: version(name) for name in ("torch", "tokenizers", "safetensors", "pillow", "numpy")},
         }
