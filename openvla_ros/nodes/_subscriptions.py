@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,9 +15,11 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 
 from openvla_ros.errors import RecordingError
 from openvla_ros.recording import definitions
+from openvla_ros.recording.measure import ACTION, COMMAND, STATUS
 from openvla_ros.recording.recorder import Received
 
 _DEPTH = 200  # messages that may wait for the executor, a topic
+_BEFORE = 500_000_000  # [ns] that are kept of the time before an episode
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Subscriptions:
         self._wanted = tuple(node.resolve_topic_name(t) for t in topics)
         self._on_message = on_message
         self._topics: dict[str, _Topic] = {}
+        self._recent: deque[Received] = deque()
         self.problems: dict[str, str] = {}  # topics that can't be recorded, and why
 
     @property
@@ -42,10 +46,20 @@ class Subscriptions:
         """{name: (type, QoS of its publishers)} of what is heard."""
         return {name: (t.typename, t.offered) for name, t in self._topics.items()}
 
-    def latched(self, now_ns: int) -> list[Received]:
-        """The last message of every latched topic, as if received now."""
-        kept = [t.last for t in self._topics.values() if t.last is not None]
-        return [Received(m.topic, m.typename, m.data, now_ns, m.publish_time) for m in kept]
+    def before(self, now_ns: int) -> list[Received]:
+        """What an episode that begins now has to know of the time before.
+
+        The last message of every latched topic, as if received now; of the rest the last moment, so that the first
+        action finds its image and the arm's state. Not what was decided then: that belongs to no episode, or another.
+        """
+        self._forget(now_ns)
+        recent = [m for m in self._recent if m.typename not in (ACTION, COMMAND, STATUS)]
+        kept = [t.last for t in self._topics.values() if t.last is not None and all(t.last is not m for m in recent)]
+        return recent + [Received(m.topic, m.typename, m.data, now_ns, m.publish_time) for m in kept]
+
+    def _forget(self, now_ns: int) -> None:
+        while self._recent and self._recent[0].log_time < now_ns - _BEFORE:
+            self._recent.popleft()
 
     def look(self) -> list[str]:
         """Follow the publishers there are now. Returns the topics heard for the first time."""
@@ -85,6 +99,8 @@ class Subscriptions:
             received = Received(name, typename, data, log_time, int(info.get("source_timestamp") or 0), sequence)
             if latched:
                 topic.last = received
+            self._recent.append(received)
+            self._forget(log_time)
             self._on_message(received)
 
         topic = _Topic(typename, offered, None)

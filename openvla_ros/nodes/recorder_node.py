@@ -23,7 +23,7 @@ import openvla_ros.msg as ours
 from openvla_ros.errors import OpenVLAError, RecordingError
 from openvla_ros.nodes import _parameters, _qos, _spin
 from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
-from openvla_ros.nodes._remote_parameters import RemoteParameters
+from openvla_ros.nodes._remote_parameters import ASK_PERIOD, Every, RemoteParameters
 from openvla_ros.nodes._subscriptions import Subscriptions
 from openvla_ros.recording.backends import make_backend
 from openvla_ros.recording.provenance import Control, FailureReason, Instruction, Outcome, Provenance
@@ -80,7 +80,8 @@ class RecorderNode(Node):
         self._instruction = ""
         self._automatic = False  # whether the episode in hand began with control
         self._ending: Any = None  # timer of an automatic end
-        self._policy_seen = False
+        self._policy_known = False  # it is there, and its state was asked for
+        self._ask_again = Every(ASK_PERIOD)
         self._problem = ""
         self.create_subscription(ours.Episode, "episode", self._on_episode, _qos.LATCHED)
         self.create_subscription(String, "policy_info", self._on_policy_info, _qos.LATCHED)
@@ -125,6 +126,11 @@ class RecorderNode(Node):
     def _on_transition(self, message: TransitionEvent) -> None:
         self._on_policy_state(message.goal_state.label)
 
+    def _on_state(self, future: Any) -> None:
+        if not self._policy_known:  # an answer to an earlier question may still come
+            self._policy_known = True
+            self._on_policy_state(future.result().current_state.label)
+
     def _on_policy_state(self, label: str) -> None:
         if self._settings.record != "control":
             return
@@ -145,14 +151,12 @@ class RecorderNode(Node):
         if self._heard.look() and self._recorder.folder is not None:
             self.get_logger().info("more topics are heard now: they join the episode")
         seen = self.count_publishers(self._transitions) > 0
-        if self._policy_seen and not seen:
-            self._policy_seen = False
+        if self._policy_known and not seen:
+            self._policy_known = False
             self._end_of_control()
-        elif seen and not self._policy_seen and self._state.service_is_ready():
-            self._policy_seen = True
+        elif seen and not self._policy_known and self._ask_again.due() and self._state.service_is_ready():
             # It may have been active before we heard it.
-            future = self._state.call_async(GetState.Request())
-            future.add_done_callback(lambda f: self._on_policy_state(f.result().current_state.label))
+            self._state.call_async(GetState.Request()).add_done_callback(self._on_state)
         for remote in self._remote.values():
             remote.look()
 
@@ -169,9 +173,7 @@ class RecorderNode(Node):
             instructions=[Instruction(time=now, text=t)] if (t := instruction or self._instruction) else [],
         )
         try:
-            folder = self._recorder.start(
-                self._known(about), self._heard.topics, self._heard.latched(round(now * 1e9))
-            )
+            folder = self._recorder.start(self._known(about), self._heard.topics, self._heard.before(round(now * 1e9)))
         except OpenVLAError as error:
             self._problem = str(error)
             self.get_logger().error(f"no recording: {error}")

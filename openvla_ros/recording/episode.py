@@ -229,6 +229,8 @@ class Episode:
         """
         cameras = self.cameras[:1] if cameras is None else cameras
         steps = [s for s in self.trace.steps.values() if s.raw is not None]
+        # Where one episode follows another, an action of the first may have been on its way.
+        steps = [s for s in steps if s.episode_id == self.provenance.episode_id] or steps
         steps.sort(key=lambda s: s.sequence)
         stamps = [s.stamps["image"] for s in steps]
         streams = [self._frames(topic, stamps, exact=i == 0) for i, topic in enumerate(cameras)]

@@ -85,11 +85,11 @@ class Recorder:
     # ---- the caller's side
 
     def start(
-        self, about: Provenance, topics: dict[str, tuple[str, tuple[Qos, ...]]], latched: list[Received] | None = None
+        self, about: Provenance, topics: dict[str, tuple[str, tuple[Qos, ...]]], before: list[Received] | None = None
     ) -> Path:
         """Begin an episode: the folder that it goes to. Raises RecordingError and is then as before.
 
-        topics: {name: (type, QoS of its publishers)}; latched: what was said before and still holds.
+        topics: {name: (type, QoS of its publishers)}; before: messages from before that belong to it.
         """
         if self._recording is not None:
             raise RecordingError(f"an episode is being recorded already: {self._recording.writer.folder}")
@@ -110,7 +110,7 @@ class Recorder:
                 writer.add_topic(name, typename, offered)
 
         self._submit(recording, announce)
-        for message in latched or []:
+        for message in before or []:
             self.put(message)
         return writer.folder
 

@@ -45,8 +45,8 @@ class Rosbag2Recorder:
         self._problem = ""
         self._finishing: list[threading.Thread] = []
 
-    def start(self, about: Provenance, topics: dict[str, Any], latched: list[Received]) -> Path:
-        """As Recorder.start; ``topics`` and ``latched`` it finds for itself."""
+    def start(self, about: Provenance, topics: dict[str, Any], before: list[Received]) -> Path:
+        """As Recorder.start; ``topics`` it finds for itself, what was ``before`` only where it is latched."""
         settings = self._settings
         if self._process is not None:
             raise RecordingError(f"an episode is being recorded already: {self._folder}")

@@ -217,9 +217,14 @@ def test_judgement_is_checked(tmp_path: Path) -> None:
 
 def test_an_exception_marks_the_episode_aborted(tmp_path: Path) -> None:
     """Hazard: a crashed simulation that leaves a demonstration that looks complete."""
-    with pytest.raises(ZeroDivisionError), EpisodeWriter(tmp_path, Provenance(episode_id="crash")) as episode:
-        add_step(episode, 0)
-        _ = 1 / 0
+
+    def crash() -> None:
+        with EpisodeWriter(tmp_path, Provenance(episode_id="crash")) as episode:
+            add_step(episode, 0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        crash()
     assert Episode.open(tmp_path / "crash").provenance.outcome is Outcome.ABORTED
 
 
