@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
+import cv2
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +22,26 @@ class Camera:
     """Renders one fixed camera of a world. Use it from the thread that made it, and close it.
 
     OpenGL comes from EGL, which needs neither a display nor a GPU; MUJOCO_GL=osmesa or glfw chooses another.
-    fine adds shadows and antialiasing for pictures that people look at, at many times the cost.
+    fine adds shadows and antialiasing for pictures that people look at, at many times the cost. aspect: width to height
+    of what is seen, where the picture is to show it squeezed; None: that of the picture. oversample: drawn so many
+    times larger and averaged, which comes near to drawing a large picture and resizing it.
     Raises ConfigError if OpenGL cannot start or the scene has no such camera.
     """
 
     def __init__(
-        self, world: World, name: str = "over_shoulder", width: int = 640, height: int = 480, fine: bool = False
+        self,
+        world: World,
+        name: str = "over_shoulder",
+        width: int = 640,
+        height: int = 480,
+        fine: bool = False,
+        aspect: float | None = None,
+        oversample: int = 1,
     ) -> None:
         self._world = world
+        self._aspect = width / height if aspect is None else aspect
+        self._size = (width, height)
+        width, height = width * oversample, height * oversample
         camera_id = mujoco.mj_name2id(world.model, mujoco.mjtObj.mjOBJ_CAMERA, name)
         if camera_id < 0:
             known = [world.model.camera(i).name for i in range(world.model.ncam)]
@@ -55,10 +68,15 @@ class Camera:
         self._gl.make_current()
         category = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(world.model, world.data, self._option, None, self._view, category, self._scene)
+        for eye in self._scene.camera:  # half the width of what is seen, at the near plane
+            eye.frustum_width = self._aspect * (eye.frustum_top - eye.frustum_bottom) / 2
         mujoco.mjr_render(self._rect, self._scene, self._context)
         pixels = np.empty((self._rect.height, self._rect.width, 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
-        return np.ascontiguousarray(pixels[::-1])  # OpenGL's first row is the lowest
+        picture = np.ascontiguousarray(pixels[::-1])  # OpenGL's first row is the lowest
+        if self._size == (self._rect.width, self._rect.height):
+            return picture
+        return cast(NDArray[np.uint8], cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA))
 
     def close(self) -> None:
         """Give OpenGL's resources back."""

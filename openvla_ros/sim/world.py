@@ -44,6 +44,7 @@ class World:
         self._arm_motors = [self.model.actuator(name).id for name in robot.joint_names]
         self._finger_qpos, self._finger_dofs = self._addresses([f.name for f in robot.gripper.fingers])
         self._gripper_motors = [self.model.actuator(name).id for name in robot.gripper.command_joints]
+        self._reading, self._reading_names = self._joint_state_layout()
         self._finger_bodies = {int(self.model.joint(f.name).bodyid[0]) for f in robot.gripper.fingers}
         bodies = [self.model.body(i).name for i in range(self.model.nbody)]
         self.objects = tuple(b for b in bodies if b.endswith("_block") or b == "plate")
@@ -75,6 +76,17 @@ class World:
         """Advance physics by one timestep."""
         mujoco.mj_step(self.model, self.data)
 
+    def places(self) -> Array:
+        """(k,) where everything is, for ``show`` of another world of the same scene and robot."""
+        return self.data.qpos.copy()
+
+    def show(self, places: Array) -> None:
+        """Put everything where another world had it, to look at; nothing moves on from there."""
+        self.data.qpos[:] = places
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+
     def set_arm_target(self, q: Array) -> None:
         """Joint positions (n,) [rad] that the motors pull to, held within joint limits as the real motors do.
 
@@ -95,25 +107,22 @@ class World:
 
     def joint_state(self) -> JointReading:
         """Arm joints, then the gripper's motor where it has one, then fingers: as the real driver's joint_states."""
-        qpos = np.concatenate([self._arm_qpos, self._finger_qpos])
-        dofs = np.concatenate([self._arm_dofs, self._finger_dofs])
-        names = [*self.robot.joint_names, *(f.name for f in self.robot.gripper.fingers)]
+        qpos, dofs = self._reading
         positions, velocities, efforts = self.data.qpos[qpos], self.data.qvel[dofs], self.data.qfrc_actuator[dofs]
         linkage = self.robot.gripper.linkage
         if linkage is not None:
-            n = len(self._arm_qpos)
-            names.insert(n, linkage.joint)
-            positions = np.insert(positions, n, linkage.angle(float(positions[n])))
+            n = len(self._arm_qpos)  # there, a finger's values hold the motor's place
+            positions[n] = linkage.angle(float(positions[n]))
             # the motor's own speed and torque are not simulated; like the driver's for the fingers, they read zero
-            velocities, efforts = np.insert(velocities, n, 0.0), np.insert(efforts, n, 0.0)
-        return JointReading(tuple(names), positions, velocities, efforts)
+            velocities[n] = efforts[n] = 0.0
+        return JointReading(self._reading_names, positions, velocities, efforts)
 
     def pose(self, name: str) -> Pose:
         """Pose of an object in the base frame. Raises ConfigError for an unknown one."""
         if name not in self.objects:
             raise ConfigError(f"the scene has no object {name!r}; it has {list(self.objects)}")
         body = self.data.body(name)
-        return Pose(body.xpos.copy(), np.roll(body.xquat, -1))
+        return Pose(body.xpos.copy(), body.xquat[[1, 2, 3, 0]])
 
     def blocks(self) -> dict[str, Pose]:
         """Pose of each block in the base frame, by colour."""
@@ -154,6 +163,17 @@ class World:
                 if np.linalg.norm(spots[i] - spots[j]) < clearance:
                     return False
         return True
+
+    def _joint_state_layout(self) -> tuple[tuple[Array, Array], tuple[str, ...]]:
+        """Where in the physics' state the joint state's numbers lie, and their names."""
+        names = [f.name for f in self.robot.gripper.fingers]
+        fingers = [*range(len(names))]
+        linkage = self.robot.gripper.linkage
+        if linkage is not None:
+            names, fingers = [linkage.joint, *names], [0, *fingers]
+        qpos = np.concatenate([self._arm_qpos, self._finger_qpos[fingers]])
+        dofs = np.concatenate([self._arm_dofs, self._finger_dofs[fingers]])
+        return (qpos, dofs), (*self.robot.joint_names, *names)
 
     def _addresses(self, joints: tuple[str, ...] | list[str]) -> tuple[Array, Array]:
         ids = [self.model.joint(name).id for name in joints]
