@@ -23,3 +23,7 @@ class KinematicsError(OpenVLAError):
 
 class RecordingError(OpenVLAError):
     """An episode can't be written or read. What controls the arm is not affected."""
+
+
+class ReplayError(OpenVLAError):
+    """A recorded episode can't be replayed here, or must not be. Nothing was sent, or nothing more."""

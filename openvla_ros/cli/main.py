@@ -1,4 +1,4 @@
-"""The ``openvla-ros`` command: one verb, one module in this package.
+"""The ``openvla-ros`` command: one verb, one module in this package (``import_`` for a word that Python reserves).
 
 A verb module has ``HELP``, ``add_arguments(parser)`` and ``run(args) -> exit status``. It imports what is heavy or
 needs ROS inside ``run``, so that ``openvla-ros --help`` works and is quick everywhere.
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
         module = import_module(f"openvla_ros.cli.{name}")
-        verb = verbs.add_parser(name.replace("_", "-"), help=module.HELP, description=module.__doc__)
+        verb = verbs.add_parser(name.rstrip("_").replace("_", "-"), help=module.HELP, description=module.__doc__)
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)
     return parser

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.context import Context
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter
+from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
@@ -167,6 +168,13 @@ class Operator:
         refused = [r.reason for r in response.results if not r.successful]
         if refused:
             raise OpenVLAError(f"node '{node}' refused a parameter: {'; '.join(refused)}")
+
+    def parameter(self, node: str, name: str, timeout: float = 5.0) -> Any:
+        """A parameter's value. Raises OpenVLAError where the node has none of that name."""
+        response = self._call(GetParameters, f"{node}/get_parameters", GetParameters.Request(names=[name]), timeout)
+        if not response.values or response.values[0].type == ParameterType.PARAMETER_NOT_SET:
+            raise OpenVLAError(f"node '{node}' has no parameter '{name}'")
+        return parameter_value_to_python(response.values[0])
 
     def _call(self, kind: type, service: str, request: Any, timeout: float) -> Any:
         client = self.node.create_client(kind, service)
