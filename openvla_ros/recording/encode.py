@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from rosbags.interfaces import Nodetype
 
 from openvla_ros.recording.definitions import typestore
 from openvla_ros.types import Action, ArmState, Array, Command, Pose, RuleReport
@@ -14,8 +15,24 @@ _NEVER = 0.0
 
 
 def make(typename: str, **fields: Any) -> Any:
-    """A message of ``typename`` ("std_msgs/msg/String") with every field given."""
-    return typestore().types[typename](**fields)
+    """A message of ``typename`` ("std_msgs/msg/String"). Fields that are not given are zero or empty, as in rclpy."""
+    store = typestore()
+    values = {name: fields[name] if name in fields else _empty(kind) for name, kind in store.fielddefs[typename][1]}
+    return store.types[typename](**{**fields, **values})
+
+
+def _empty(kind: Any) -> Any:
+    """The value that a field of a kind of rosbags' has before anybody sets it."""
+    node, description = kind
+    if node == Nodetype.NAME:
+        return make(description)
+    if node == Nodetype.BASE:
+        return {"string": "", "bool": False}.get(description[0], 0)
+    (element, what), length = description
+    length = length if node == Nodetype.ARRAY else 0
+    if element == Nodetype.BASE and what[0] != "string":
+        return np.zeros(length, dtype=what[0])
+    return [_empty((element, what)) for _ in range(length)]
 
 
 def time(seconds: float) -> Any:

@@ -265,3 +265,16 @@ def test_a_bag_of_somebody_else(tmp_path: Path) -> None:
     for missing, said in ((tmp_path / "none", "no episode"), (tmp_path, "no .mcap file")):
         with pytest.raises(RecordingError, match=said):
             Episode.open(missing)
+
+
+def test_fields_that_are_not_given_are_empty() -> None:
+    """Hazard: a field that joins a message, and every simulation that writes episodes stops."""
+    made = encode.make("sensor_msgs/msg/CameraInfo", height=480)
+    store = typestore()
+    data = store.serialize_cdr(made, "sensor_msgs/msg/CameraInfo")
+    read = store.deserialize_cdr(data, "sensor_msgs/msg/CameraInfo")
+    assert (read.height, read.distortion_model, read.header.stamp.sec) == (480, "", 0)
+    np.testing.assert_array_equal(read.k, np.zeros(9))
+    assert len(read.d) == 0
+    with pytest.raises(TypeError, match="hight"):
+        encode.make("sensor_msgs/msg/CameraInfo", hight=1)
