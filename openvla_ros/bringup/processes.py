@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-
-import yaml
 
 from openvla_ros.bringup.graph import GraphSpec, NodeSpec
 from openvla_ros.errors import OpenVLAError
@@ -29,9 +28,8 @@ def ros_arguments(spec: NodeSpec, namespace: str = "") -> list[str]:
     for file in spec.parameter_files:
         arguments += ["--params-file", str(file)]
     for name, value in spec.parameters.items():
-        # One line of YAML; the document end mark that safe_dump puts behind a bare scalar is cut off.
-        text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
-        arguments += ["-p", f"{name}:={text}"]
+        # JSON is YAML in which text is always quoted: a hub id of digits, or `1e5`, stays text for every YAML reader.
+        arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False, default=os.fspath)}"]
     return arguments
 
 
