@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Lab:
         self.said: str = ""
         self.level = 0
         self.actions = 0
+        self.actions_of: Counter[str] = Counter()  # by episode_id
         self.episode = running.operator.node.create_publisher(ours.Episode, "episode", _qos.LATCHED)
         running.operator.watch(DiagnosticArray, "/diagnostics", _qos.STREAM, self._on_diagnostics)
         running.operator.watch(ours.DeltaAction, "action", _qos.STREAM, self._on_action)
@@ -39,8 +41,9 @@ class Lab:
             if status.name == "recorder":
                 self.said, self.level = status.message, status.level[0]
 
-    def _on_action(self, _: ours.DeltaAction) -> None:
+    def _on_action(self, message: ours.DeltaAction) -> None:
         self.actions += 1
+        self.actions_of[message.episode_id] += 1
 
     def more_actions(self, count: int = 5) -> None:
         wanted = self.actions + count
@@ -140,10 +143,10 @@ def test_runner_marks_and_judges_episodes(lab: Lab) -> None:
     """Hazard: trials that run into each other, or a judgement that is lost."""
     lab.running.activate("non_blocking")
     lab.mark(ours.Episode.START, "trial-1", instruction="lift the red block")
-    lab.more_actions(3)
+    lab.running.wait("actions of the first", lambda: lab.actions_of["trial-1"] >= 3, 60)
     lab.mark(ours.Episode.START, "trial-2")
     first = lab.finished(lab.root / "trial-1")
-    lab.more_actions(3)
+    lab.running.wait("actions of the second", lambda: lab.actions_of["trial-2"] >= 3, 60)
     lab.deactivate()  # the end of control does not end what a runner began
     lab.mark(
         ours.Episode.STOP,
