@@ -25,6 +25,8 @@ STRING = "std_msgs/msg/String"
 BOOL = "std_msgs/msg/Bool"
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
+LABEL_TOPIC = "action_label"
+
 _STOPPED = 3  # msg/SafetyStatus.msg
 _GAP = 1.5  # times the usual interval between two stamps, from which on a message is counted as missing
 
@@ -119,7 +121,12 @@ class Measurements:
             if not sequence:  # the graph's own number tells as well
                 counter.by = "sequence"
                 counter.count_sequence(int(message.sequence))
-            (self.trace.on_action if typename == ACTION else self.trace.on_command)(message)
+            if typename == COMMAND:
+                self.trace.on_command(message)
+            elif named(topic, LABEL_TOPIC):
+                self.trace.on_label(message)
+            else:
+                self.trace.on_action(message)
         elif typename == STATUS:
             self._on_status(self._decode(data, typename))
         elif typename == ARM_STATE:

@@ -51,9 +51,10 @@ class Frame:
 class Step:
     """One action on its way.
 
-    raw: what the policy asked for; filtered: what the safety filter passed on, None where it refused; command: what
-    became of it; state: the newest arm state that is not younger than the image. stamps: seconds of the ROS clock by
-    the names that HOPS uses, as far as the action came. frames: by camera topic, None where the image is missing.
+    raw: what the policy asked for; label: what a demonstrator would have, where one was asked; filtered: what the safety
+    filter passed on, None where it refused; command: what became of it; state: the newest arm state that is not younger
+    than the image. stamps: seconds of the ROS clock by the names that HOPS uses, as far as the action came. frames: by
+    camera topic, None where the image is missing.
     """
 
     sequence: int
@@ -63,6 +64,7 @@ class Step:
     unnorm_key: str = ""
     duration: float = float("nan")
     raw: Action | None = None
+    label: Action | None = None
     filtered: Action | None = None
     command: Command | None = None
     state: ArmState | None = None
@@ -138,6 +140,10 @@ class Trace:
         step.stamps["image"] = messages.seconds(message.header.stamp)
         for name in ("image_received", "inference_started", "inference_ended"):
             step.stamps[name] = messages.seconds(getattr(message, name))
+
+    def on_label(self, message: Any, mode: str = "") -> None:
+        """A DeltaAction of ``action_label``: a demonstrator's answer to the same image."""
+        self._step(int(message.sequence), mode).label = messages.action(message)
 
     def on_command(self, message: Any, mode: str = "") -> None:
         """A SafeCommand."""

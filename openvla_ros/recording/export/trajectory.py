@@ -19,7 +19,7 @@ from openvla_ros.recording.provenance import Provenance
 from openvla_ros.recording.trace import Frame, Step
 from openvla_ros.types import Action, ArmState, Array
 
-Source = Literal["accepted", "raw"]
+Source = Literal["accepted", "raw", "label"]
 
 ACTION = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 PROPRIO = ("x", "y", "z", "qx", "qy", "qz", "qw", "gripper")
@@ -122,7 +122,8 @@ def read_trajectory(episode: Episode, cameras: Mapping[str, str], source: Source
     """The transitions of an episode, and how many steps were left out for which reason.
 
     cameras: {name: topic}, the primary one first. source: "accepted", what the safety filter passed on and the driver
-    took; in an episode without safety filter that is the policy's action. "raw": what the policy asked for.
+    took; in an episode without safety filter that is the policy's action. "raw": what the policy asked for. "label":
+    what a demonstrator would have.
     """
     topics = list(cameras.values())
     judged = any(step.verdict for step in episode.trace.steps.values())
@@ -130,7 +131,8 @@ def read_trajectory(episode: Episode, cameras: Mapping[str, str], source: Source
     left_out: Counter[str] = Counter()
     rows: list[tuple[float, Action, ArmState, str]] = []
     for step in episode.steps(topics):
-        action = step.raw if source == "raw" or not judged else step.filtered
+        passed = step.filtered if judged else step.raw
+        action = {"accepted": passed, "raw": step.raw, "label": step.label}[source]
         problem = _problem(step, action, source)
         keep.append(not problem)
         if problem:
@@ -172,6 +174,8 @@ def arm_facts(episode: Episode) -> tuple[str, tuple[str, ...]]:
 
 def _problem(step: Step, action: Action | None, source: Source) -> str:
     """Why a step is no transition; empty if it is one."""
+    if action is None and source == "label":
+        return "no label"
     if action is None:
         return "refused by the safety filter" if step.verdict == "refused" else "no verdict of the safety filter"
     if source == "accepted" and step.outcome == "refused by the driver":
