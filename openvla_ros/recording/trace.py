@@ -51,10 +51,10 @@ class Frame:
 class Step:
     """One action on its way.
 
-    raw: what the policy asked for; label: what a demonstrator would have, where one was asked; filtered: what the safety
-    filter passed on, None where it refused; command: what became of it; state: the newest arm state that is not younger
-    than the image. stamps: seconds of the ROS clock by the names that HOPS uses, as far as the action came. frames: by
-    camera topic, None where the image is missing.
+    raw: what the policy asked for; label: what a demonstrator would have, where one was asked; filtered: what the
+    safety filter passed on, None where it refused; command: what became of it; state: the newest arm state that is not
+    younger than the image. stamps: seconds of the ROS clock by the names that HOPS uses, as far as the action came.
+    frames: by camera topic, None where the image is missing.
     """
 
     sequence: int
