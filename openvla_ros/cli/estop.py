@@ -83,7 +83,8 @@ class Station:
         self._heard = self._pressed_at = time.monotonic()
         self._pressed = False  # by us
         self._shown = ""  # the last line of the history
-        self._answer = ""  # what became of the last reset
+        self._keys = 0  # that did something
+        self._answer = ""  # to the last reset, not shown yet
         operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
 
     def _on_status(self, message: ours.SafetyStatus) -> None:
@@ -123,30 +124,34 @@ class Station:
     def stop(self) -> None:
         """Heard by the filter, which latches, and by the driver, which holds also without the filter."""
         self._operator.e_stop(True)
-        self._pressed, self._pressed_at, self._answer = True, time.monotonic(), ""
+        self._pressed, self._pressed_at = True, time.monotonic()
+        self._keys += 1
 
     def reset(self) -> None:
         """Release our own stop, then ask the filter. In a thread: meanwhile a key must still stop."""
         if self._pressed:
             self._operator.e_stop(False)
             self._pressed = False
-        self._answer = "re-arming ..."
-        threading.Thread(target=self._ask_for_reset, daemon=True).start()
+        self._keys += 1
+        threading.Thread(target=self._ask_for_reset, args=(self._keys,), daemon=True).start()
 
-    def _ask_for_reset(self) -> None:
+    def _ask_for_reset(self, keys: int) -> None:
         try:
             # The release and the request travel on different paths: the filter must have the release first.
             with contextlib.suppress(OpenVLAError):
                 self._operator.wait_for("the release", lambda: self._status and not self._status.stop_pressed, 0.5)
-            self._answer = self._operator.trigger("safety_filter/reset", 2.0)[1]
+            answer = self._operator.trigger("safety_filter/reset", 2.0)[1]
         except OpenVLAError as error:
-            self._answer = str(error)
+            answer = str(error)
+        if keys == self._keys:  # else it was true before the last key
+            self._answer = answer
 
     def _leave(self) -> None:
         """Once latched, the filter needs no pressed button: with us gone, nobody could release it."""
         if self._pressed:
             with contextlib.suppress(OpenVLAError):
                 self._operator.wait_for("the stop", self._is_latched, 1.0)
+                self._pressed = False
                 self._operator.e_stop(False, delivered_within=1.0)
         self._show()
         if self._status is not None and self._states[self._status.state] == "stopped":
@@ -170,10 +175,10 @@ class Station:
                 self._shown = line
         if self._pressed and not self._is_latched() and time.monotonic() - self._pressed_at > SILENCE:
             line = "STOP NOT CONFIRMED by the filter: use the hardware e-stop"
-        self._write(f"\r\x1b[K{self._cut(f'{self._answer}  {line}' if self._answer else line)}")
-
-    def _cut(self, line: str) -> str:
-        return line[: shutil.get_terminal_size().columns - 1]
+        if self._answer:
+            self._print(f"{time.strftime('%H:%M:%S')}  {self._answer}")
+            self._answer = ""
+        self._write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
 
     def _print(self, line: str) -> None:
         self._write(f"\r\x1b[K{line}\n")

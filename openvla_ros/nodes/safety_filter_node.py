@@ -171,7 +171,6 @@ def make() -> SafetyFilterNode:
 
 
 def main() -> int:
-    _stop_signal.block()
     return _spin.run(make)
 
 

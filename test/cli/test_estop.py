@@ -95,9 +95,9 @@ class Terminal:
         self.seen += re.sub(rb"\x1b\[K|\r", b"", os.read(self.master, 4096)).decode()
         return True
 
-    def wait_for(self, text: str, timeout: float = 30.0) -> None:
-        """Until ``text`` is on the screen, from now on."""
-        self.seen, deadline = "", time.monotonic() + timeout
+    def wait_for(self, text: str, fresh: bool = True, timeout: float = 30.0) -> None:
+        """Until ``text`` is on the screen; ``fresh``: from now on."""
+        self.seen, deadline = "" if fresh else self.seen, time.monotonic() + timeout
         while text not in self.seen:
             assert time.monotonic() < deadline, f"no {text!r} in {self.seen[-2000:]!r}"
             self._read(0.1)
@@ -108,8 +108,6 @@ class Terminal:
         while self.process.poll() is None:  # a full pty would block it
             assert time.monotonic() < deadline, self.seen
             self._read(0.05)
-        while self._read(0):
-            pass
         assert termios.tcgetattr(self.slave) == self.before
         return self.process.returncode
 
@@ -160,7 +158,7 @@ def test_a_key_stops_r_re_arms_q_leaves_it_stopped(graph: Graph) -> None:
         graph.wait_for_state(ours.SafetyStatus.STOPPED)
         terminal.type(b"q")
         assert terminal.end() == 0
-        assert "stays stopped" in terminal.seen
+        terminal.wait_for("stays stopped", fresh=False)
     graph.operator.wait_for("the release", lambda: not graph.status.stop_pressed, 5)
     assert graph.status.state == ours.SafetyStatus.STOPPED
 
