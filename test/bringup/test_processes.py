@@ -24,6 +24,7 @@ from ros_nodes import own_domain, ros
 from openvla_ros.bringup.graph import GraphSpec, NodeSpec, sim
 from openvla_ros.bringup.processes import Processes, ros_arguments
 from openvla_ros.errors import OpenVLAError
+from openvla_ros.nodes._operator import Operator
 
 FILTER = NodeSpec("safety_filter", "safety_filter_node")
 TWO = GraphSpec((FILTER, NodeSpec("other", "safety_filter_node")), {})
@@ -115,20 +116,24 @@ def test_only_the_end_of_a_long_log_is_quoted(tmp_path: Path) -> None:
     assert Processes(TWO).log_tail("other") == ""
 
 
-@pytest.mark.parametrize("state", ["running", "stopped"])
+@pytest.mark.parametrize("state", ["starting", "running", "stopped"])
 def test_no_process_is_left(domain: int, tmp_path: Path, state: str) -> None:
     """Hazard: a node that hangs (SIGSTOP stands for that) outlives the demo and goes on driving the arm."""
     with Processes(TWO, log_dir=tmp_path) as nodes:
         processes = [nodes[n.name] for n in TWO.nodes]
         pids = [p.pid for p in processes]
         assert all(map(alive, pids))
-        nodes.check()
+        if state != "starting":
+            with Operator(domain=domain) as operator:
+                for node in TWO.nodes:
+                    operator.trigger(f"{node.name}/stop", timeout=30.0)
         if state == "stopped":
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
     assert not any(map(alive, pids))
     assert node_processes(domain) == []
-    assert -signal.SIGKILL not in {p.returncode for p in processes}  # each could put its things in order
+    if state != "starting":
+        assert [p.returncode for p in processes] == [0, 0]  # each could put its things in order
 
 
 def test_what_ignores_the_signal_is_killed(domain: int, tmp_path: Path) -> None:
