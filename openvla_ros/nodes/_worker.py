@@ -27,6 +27,12 @@ class Worker:
         """Run ``job`` in the thread, then ``deliver(result or exception)`` on the executor."""
         self._jobs.put((job, deliver))
 
+    def idle(self, timeout: float) -> bool:
+        """Whether the thread has done all its jobs within ``timeout`` [s]."""
+        idle = threading.Event()
+        self._jobs.put((idle.set, lambda _: None))
+        return idle.wait(timeout)
+
     def run(self, job: Callable[[], T]) -> T:
         """Run ``job`` in the thread and wait for it. For what must happen in that thread, such as a model's warm-up."""
         done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,8 +39,11 @@ class PolicyParameters(BaseModel):
     checkpoint: str = Field(min_length=1, description="Hugging Face hub id, or folder in the official layout")
     unnorm_key: str = Field("", description="dataset whose statistics un-normalize actions; empty: the only one")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    precision: str = Field("auto", description="auto, float32, bf16")
+    precision: str = Field("auto", description="auto, float32, bf16, int8, int4, int8-wo, int4-wo, fp8: precision.md")
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: PyTorch's choice")
+    decoding: str = Field("auto", description="auto, plain, draft: faster, the same actions")
+    details: bool = Field(False, description="actions carry probabilities, entropies, the second-most-likely action")
+    inference_timeout: float = Field(10.0, gt=0, description="an inference that takes longer [s] is a fault")
     robot: str = Field("wx250s", description="robot description: a name in config/robots, or a file")
     mode: Literal["blocking", "non_blocking"] = Field("non_blocking", description="control mode, see architecture.md")
     compressed: bool = Field(False, description="`image` carries CompressedImage instead of Image")
@@ -47,7 +51,21 @@ class PolicyParameters(BaseModel):
     loop: LoopConfig = Field(default_factory=LoopConfig)
 
 
-RELOADS = {"checkpoint", "unnorm_key", "device", "precision", "threads", "robot", "compressed", "autostart"}
+RELOADS = {"checkpoint", "unnorm_key", "device", "precision", "threads", "decoding", "details"}
+RELOADS |= {"robot", "compressed", "autostart"}
+
+
+_HUNG = "the GPU or its driver hangs, and its thread can't be stopped. Restart the policy process"
+
+
+def _reason(error: Exception) -> str:
+    """What a library raised, in one line, and what to do about it."""
+    text = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    if "out of memory" in text:
+        return f"{text}. Free memory on the device or set another precision, then clean up and configure"
+    if "CUDA error" in text:
+        return f"{text}. The driver gives this process no GPU any more: restart the policy process"
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +94,8 @@ class PolicyNode(LifecycleNode):
         self._sequence = round(self._now() * 1e3)
         self._base_frame = ""
         self._fault = ""
+        self._inferring_since: float | None = None  # steady clock
+        self._hung = False  # from when an inference takes too long until it returns, if it does
         self._last_error = ""
         self._inputs: list[Any] = []
         self._about = self.create_publisher(String, "policy_info", _qos.LATCHED)
@@ -94,7 +114,10 @@ class PolicyNode(LifecycleNode):
             self.trigger_activate()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._fault = ""
+        self._hung = not self._worker.idle(self._settings.inference_timeout)
+        if self._refuse_while_hung():
+            return TransitionCallbackReturn.FAILURE
+        self._inferring_since, self._fault = None, ""
         try:
             # In the thread that will use it: libraries set themselves up per thread, at the first call.
             policy = self._worker.run(self._load)
@@ -102,7 +125,7 @@ class PolicyNode(LifecycleNode):
             self._report_fault(str(error))
             return TransitionCallbackReturn.FAILURE
         except Exception as error:  # rclpy would swallow it: CUDA out of memory, a driver error, ...
-            self._report_fault(f"{type(error).__name__}: {error}")
+            self._report_fault(_reason(error))
             self.get_logger().error(traceback.format_exc())
             return TransitionCallbackReturn.FAILURE
         self._policy = policy
@@ -130,6 +153,8 @@ class PolicyNode(LifecycleNode):
             device=p.device,
             precision=p.precision,
             threads=p.threads,
+            decoding=p.decoding,
+            details=p.details,
         )
         robot = load_robot(p.robot)
         robot.require(policy.semantics)
@@ -138,6 +163,8 @@ class PolicyNode(LifecycleNode):
         return policy
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self._refuse_while_hung():
+            return TransitionCallbackReturn.FAILURE
         self._loop = make_loop(self._settings.mode, self._settings.loop)
         self._loop.start(self._now(), self._instruction)
         self.get_logger().info(f"{self._settings.mode} control starts")
@@ -154,6 +181,8 @@ class PolicyNode(LifecycleNode):
         self.destroy_timer(self._timer)
         self.destroy_lifecycle_publisher(self._actions)
         self._inputs = []
+        if self._policy is not None and not self._hung:
+            self._worker.submit(self._policy.close, lambda _: None)  # behind an inference in flight
         self._policy = None
         return TransitionCallbackReturn.SUCCESS
 
@@ -204,6 +233,7 @@ class PolicyNode(LifecycleNode):
     # ---- control
 
     def _poll(self) -> None:
+        self._watch_inference()
         loop, policy = self._loop, self._policy
         if loop is None or policy is None:
             if not self._fault:
@@ -230,9 +260,26 @@ class PolicyNode(LifecycleNode):
             return prediction
 
         def deliver(outcome: Prediction | Exception) -> None:
+            self._inferring_since, self._hung = None, False
             self._on_result(loop, step, started, episode_id, outcome)
 
+        self._inferring_since = time.monotonic()
         self._worker.submit(job, deliver)
+
+    def _watch_inference(self) -> None:
+        """A kernel that hangs raises nothing: only time tells, and nothing can stop its thread."""
+        limit = self._settings.inference_timeout
+        if self._inferring_since is None or self._hung or time.monotonic() - self._inferring_since < limit:
+            return
+        self._hung = True
+        self._report_fault(f"an inference has not returned for {limit:g} s (inference_timeout): {_HUNG}")
+        if self._loop is not None:
+            self.trigger_deactivate()
+
+    def _refuse_while_hung(self) -> bool:
+        if self._hung:
+            self._report_fault(f"an inference still has not returned: {_HUNG}")
+        return self._hung
 
     def _on_result(
         self, loop: ControlLoop, step: Start, started: float, episode_id: str, outcome: Prediction | Exception
@@ -240,7 +287,8 @@ class PolicyNode(LifecycleNode):
         now = self._now()
         if isinstance(outcome, Exception):
             loop.on_result(step.ticket, None, now)
-            self._on_inference_error(outcome)
+            if loop is self._loop:
+                self._on_inference_error(outcome)
             return
         self._last_error = ""
         if episode_id != self._episode_id:
@@ -271,6 +319,10 @@ class PolicyNode(LifecycleNode):
         message.header.stamp = image.message.header.stamp
         message.header.frame_id = self._base_frame
         _convert.fill_action(message, prediction.action)
+        if prediction.details is not None:
+            message.probabilities = prediction.details.probabilities.tolist()
+            message.entropies = prediction.details.entropies.tolist()
+            message.second_action = prediction.details.second_action.to_array().tolist()
         return message
 
     def _on_inference_error(self, error: Exception) -> None:
@@ -279,7 +331,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().warning(f"no action: {error}", throttle_duration_sec=1.0)
             self._diagnostics.set(ERROR, f"no action: {error}")
             return
-        self._report_fault(f"{type(error).__name__}: {error}")
+        self._report_fault(_reason(error))
         self.trigger_deactivate()
 
     # ---- reports
