@@ -1,8 +1,9 @@
 # Settings: ROS=kilted, VENV, PYTHON, TORCH_INDEX_URL (docs/install.md); ARGS for demo and test.
-.PHONY: demo test build lint bench
+.PHONY: demo test nightly build lint bench
 
 build: ; @scripts/build.sh
 demo: build ; @scripts/run.sh openvla-ros demo $(ARGS)
 test: build ; @scripts/run.sh pytest $(ARGS)
+nightly: build ; @HYPOTHESIS_PROFILE=nightly scripts/run.sh pytest test/control/test_safety_properties.py test/control/test_safety_arm_properties.py $(ARGS)
 lint: build ; @scripts/lint.sh
 bench: build ; @scripts/bench.sh

@@ -11,14 +11,21 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
+from visualization_msgs.msg import MarkerArray
 
 import openvla_ros.msg as ours
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.filter import Decision, SafetyFilter, State, Verdict
+from openvla_ros.errors import ConfigError
 from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _stop_signal, _timer
 from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
+from openvla_ros.nodes._markers import safety_markers
 from openvla_ros.nodes._outlet import Outlet
+from openvla_ros.robots.arm_model import ArmModel
+from openvla_ros.robots.description import RobotDescription, load_robot
+from openvla_ros.types import Pose
 
+NO_ROBOT = "none"
 REFUSAL_INTERVAL = 0.004  # [s] between two refusals that are told: a flood of actions is not to become one of statuses
 
 
@@ -30,25 +37,36 @@ class NodeParameters(BaseModel):
     armed_at_start: bool = Field(
         False, description="pass actions without a ~/reset first; false: a filter that was restarted forgets no stop"
     )
-    base_frame: str = Field("base_link", description="frame_id of every command: the robot's base frame")
+    marker_hz: float = Field(2.0, ge=0.1, le=30.0, description="rate of safety_markers, for RViz [Hz]")
+    robot: str = Field(
+        min_length=1, description="robot description: a name in config/robots, or a file; none: no arm rules, no checks"
+    )
+    base_frame: str = Field("", description="frame_id of every command; empty: the robot description's base frame")
 
 
 class SafetyFilterNode(Node):
-    """In: ``action``, ``arm_state``, ``e_stop``, ``heartbeat``. Out: ``command``, ``safety_status``.
+    """In: ``action``, ``arm_state``, ``e_stop``, ``heartbeat``. Services: ~/stop, ~/reset.
 
-    Services: ~/stop, ~/reset.
+    Out: ``command``, ``safety_status``, ``safety_markers``.
     """
 
     def __init__(self) -> None:
         super().__init__("safety_filter")
         self._settings = _parameters.declare(self, NodeParameters)
-        self._filter = SafetyFilter(_parameters.declare(self, SafetyConfig))
+        config = _parameters.declare(self, SafetyConfig)
+        self._robot = None if self._settings.robot == NO_ROBOT else load_robot(self._settings.robot)
+        self._arm_model = None if self._robot is None else ArmModel(self._robot)
+        self._base_frame = base_frame(self._settings.base_frame, self._robot)
+        self._check(config)
+        self._filter = SafetyFilter(config, self._arm_model)
+        self._measured: Pose | None = None
         self._pressed = False
         self._signalled = False
         self._last_status = self._last_refusal = 0.0
         self._action = ours.DeltaAction()  # the one being answered
         self._command = Outlet(self)
         self._status = self.create_publisher(ours.SafetyStatus, "safety_status", _qos.STATUS)
+        self._markers = self.create_publisher(MarkerArray, "safety_markers", _qos.LATCHED)
         self._diagnostics = Diagnostics(self)
         self.create_subscription(ours.DeltaAction, "action", self._on_action, _qos.LATEST)
         self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, _qos.LATEST)
@@ -58,10 +76,25 @@ class SafetyFilterNode(Node):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._signal_guard = self.create_guard_condition(self._heed_signal)
         _timer.every(self, 1.0 / self._settings.tick_hz, self._on_timer)
+        _timer.every(self, 1.0 / self._settings.marker_hz, self._show)
         if not self._settings.armed_at_start:
             now = self._now()
             self._publish(self._filter.stop("the start of the filter", now), now)
         self.add_on_set_parameters_callback(self._on_parameters)
+
+    def _check(self, config: SafetyConfig) -> None:
+        """Raises ConfigError where the configuration contradicts the robot."""
+        if self._robot is None:
+            self.get_logger().warning("robot is none: joint limits, singularities and collisions are not checked")
+            return
+        limits = self._robot.cartesian_limits
+        config.check_robot(
+            arm_model=self._arm_model,
+            start_joints=self._robot.pose("start"),
+            speed_m_s=limits.max_linear,
+            speed_rad_s=limits.max_angular,
+            max_efforts_n_m=tuple(joint.max_effort for joint in self._robot.joints),
+        )
 
     def _now(self) -> float:
         return self.get_clock().now().nanoseconds * 1e-9
@@ -87,7 +120,11 @@ class SafetyFilterNode(Node):
         self._publish(self._filter.on_action(_convert.stamped_action(message), now), now)
 
     def _on_arm_state(self, message: ours.ArmState) -> None:
-        self._filter.on_arm_state(_convert.arm_state(message))
+        state = _convert.arm_state(message)
+        self._measured = state.pose
+        self._filter.on_arm_state(state)
+        if message.outcome == ours.ArmState.REFUSED:
+            self._filter.on_refusal(message.command_sequence, message.detail)
 
     def _on_heartbeat(self, _: Empty) -> None:
         self._filter.on_heartbeat(self._now())
@@ -125,7 +162,7 @@ class SafetyFilterNode(Node):
         answers = decision.action_sequence != 0
         if decision.command is not None:
             command = _convert.command_msg(decision.command)
-            command.header.frame_id = self._settings.base_frame
+            command.header.frame_id = self._base_frame
             command.header.stamp = self._action.header.stamp if answers else _convert.time_msg(now)
             command.action_received = _convert.time_msg(received)
             command.decided = _convert.time_msg(now)
@@ -154,14 +191,33 @@ class SafetyFilterNode(Node):
         level = {State.STOPPED: ERROR, State.ACTIVE: OK}.get(decision.state, WARN)
         self._diagnostics.set(level, decision.state.name.lower() + (f" ({reasons})" if reasons else ""))
 
+    def _show(self) -> None:
+        last = self._filter.last_command
+        target = None if last is None or last.hold else last.target
+        stamp = _convert.time_msg(self._now())
+        self._markers.publish(safety_markers(self._filter.config, target, self._measured, self._base_frame, stamp))
+
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         def check() -> None:
             frozen = [p.name for p in changed if p.name in NodeParameters.model_fields]
             if frozen:
-                raise _parameters.ConfigError(f"{', '.join(frozen)} can't be changed while the node runs: restart it")
-            self._filter.update(_parameters.read(self, SafetyConfig, changed))
+                raise ConfigError(f"{', '.join(frozen)} can't be changed while the node runs: restart it")
+            config = _parameters.read(self, SafetyConfig, changed)
+            self._check(config)
+            self._filter.update(config)
 
         return _parameters.accept(check)
+
+
+def base_frame(asked: str, robot: RobotDescription | None) -> str:
+    """The robot's, or where there is none what was asked for. Raises ConfigError for one that is not the robot's."""
+    if robot is None:
+        if not asked:
+            raise ConfigError("base_frame: without a robot description (robot: none) it must be given")
+        return asked
+    if asked not in ("", robot.base_frame):
+        raise ConfigError(f"base_frame: {asked!r} is not {robot.name}'s base frame {robot.base_frame!r}: leave it out")
+    return robot.base_frame
 
 
 def make() -> SafetyFilterNode:

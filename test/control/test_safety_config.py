@@ -53,26 +53,16 @@ def test_a_configuration_cannot_be_changed_once_made() -> None:
 @pytest.mark.parametrize(
     ("facts", "field"),
     [
-        ({"start": (0.3, -0.09, 0.5)}, "workspace.z"),
-        ({"start": (0.3, -0.09, 0.26), "reach_m": 0.2}, "workspace.lower_m"),
-        ({"reach_m": 0.05}, "workspace.lower_m"),
         ({"speed_m_s": 0.1}, "motion.max_speed_m_s"),
         ({"speed_rad_s": 1.0}, "motion.max_speed_rad_s"),
+        ({"max_efforts_n_m": (10.0,) * 7}, "contact.max_efforts_n_m: 6 limits for the arm's 7 joints"),
+        ({"max_efforts_n_m": (10.0,) * 5 + (1.0,)}, "contact.max_efforts_n_m"),
     ],
 )
-def test_a_configuration_that_contradicts_the_arm_is_refused(facts: dict[str, Any], field: str) -> None:
+def test_limits_above_the_arms_own_are_refused(facts: dict[str, Any], field: str) -> None:
+    """Hazard: a limit that never acts, because the arm's own is below it."""
     with pytest.raises(ConfigError, match=re.escape(field)):
-        SafetyConfig().check_robot(**facts)
-
-
-def test_a_start_inside_a_keep_out_box_is_refused() -> None:
-    config = SafetyConfig(keep_out=[{"name": "post", "lower_m": (0.2, -0.1, 0.2), "upper_m": (0.4, 0.0, 0.4)}])
-    with pytest.raises(ConfigError, match="post"):
-        config.check_robot(start=(0.3, -0.09, 0.26))
-
-
-def test_the_defaults_fit_the_bridge_robot() -> None:
-    SafetyConfig().check_robot(start=(0.3, -0.09, 0.26), reach_m=0.65, speed_m_s=0.25, speed_rad_s=1.25)
+        SafetyConfig(contact={"max_efforts_n_m": (2.0,) * 6}).check_robot(**facts)
 
 
 def test_the_documented_parameters_are_the_real_ones() -> None:

@@ -122,7 +122,7 @@ def test_silence_means_holding_within_the_time_and_lets_the_last_target_finish()
     assert scene.tick(0.5).state is State.ACTIVE
     decision = scene.tick(0.02)
     assert decision.state is State.HOLDING
-    assert codes(decision) == {"watchdog"}
+    assert codes(decision) == {"watchdog", "no_arm_model"}
     assert decision.command is None
     decision = scene.step((0.01, 0, 0))
     assert (decision.state, decision.verdict) == (State.ACTIVE, Verdict.ACCEPTED)

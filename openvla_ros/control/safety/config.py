@@ -13,11 +13,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
+from openvla_ros.control.safety import start_up
+from openvla_ros.control.safety.arm import AXES, ArmModel
 from openvla_ros.errors import ConfigError
+from openvla_ros.types import Array
 
 Number = Annotated[float, Strict()]  # a YAML `yes` or "0.05" is a mistake, not 1.0
 Vector = tuple[Number, Number, Number]
-AXES = "xyz"
 
 
 def number(default: Any, unit: str, description: str, *, live: bool = True, **bounds: Any) -> Any:
@@ -142,6 +144,35 @@ class Workspace(Section):
     )
 
 
+class Joints(Section):
+    """What the arm's joints may do. The limits themselves are the robot description's."""
+
+    margin_rad: Number = number(0.03, "rad", "distance kept from both ends of every joint's range", ge=0.005, le=0.5)
+    speed_fraction: Number = number(0.9, "1", "share of each joint's own maximum speed that is used", gt=0, le=0.98)
+    max_lag_rad: Number = number(
+        0.2, "rad", "lag of a joint beyond which paths are judged from the measured positions", gt=0, le=1
+    )
+
+
+class Singularity(Section):
+    """Where the arm loses a direction: the Jacobian's smallest singular value, in m and rad, nears 0."""
+
+    slow_down: Number = number(0.05, "1", "smallest singular value below which it falls ever more slowly", gt=0, le=1)
+    stop: Number = number(0.02, "1", "smallest singular value that it never falls below", gt=0, le=1)
+    approach_s: Number = number(0.2, "s", "time constant of the approach in between", ge=0.05, le=5)
+
+
+class Collision(Section):
+    """Distance of the arm's links from each other and from the table, which is a plane."""
+
+    self_slow_down_m: Number = number(0.03, "m", "distance of two links below which they near slowly", gt=0, le=0.3)
+    self_stop_m: Number = number(0.01, "m", "distance of two links that is kept", gt=0, le=0.2)
+    table_z_m: Number = number(-0.02, "m", "height of the table, base frame; far down: none", ge=-5, le=1, live=False)
+    table_slow_down_m: Number = number(0.03, "m", "height above the table below which links sink slowly", gt=0, le=0.3)
+    table_stop_m: Number = number(0.003, "m", "height above the table that is kept", ge=0, le=0.2)
+    approach_s: Number = number(0.2, "s", "time constant of the approach from slow_down to stop", ge=0.05, le=5)
+
+
 class Box(Section):
     """An axis-aligned box in the base frame that the end effector must not enter."""
 
@@ -212,6 +243,9 @@ class SafetyConfig(Section):
     tracking: Tracking = Tracking()
     workspace: Workspace = Workspace()
     keep_out: tuple[Box, ...] = number((), "m", "boxes (name, lower_m, upper_m) not to enter", live=False)
+    joints: Joints = Joints()
+    singularity: Singularity = Singularity()
+    collision: Collision = Collision()
     gripper: Gripper = Gripper()
     freeze: Freeze = Freeze()
     contact: Contact = Contact()
@@ -238,14 +272,20 @@ class SafetyConfig(Section):
     def check_robot(
         self,
         *,
-        start: Vector | None = None,
-        reach_m: float | None = None,
+        arm_model: ArmModel | None = None,
+        start_joints: Array | None = None,
         speed_m_s: float | None = None,
         speed_rad_s: float | None = None,
+        max_efforts_n_m: tuple[float, ...] | None = None,
     ) -> None:
-        """ConfigError where this contradicts the arm: its start position (3,) [m], its reach, its own speed limits."""
-        for problem in _contradictions_of_the_arm(self, start, reach_m, speed_m_s, speed_rad_s):
-            raise ConfigError(problem)
+        """ConfigError where this contradicts the arm: its start pose (n,) [rad], its reach, its own limits."""
+        problems = list(start_up.above_the_arms_own(self, speed_m_s, speed_rad_s, max_efforts_n_m))
+        if arm_model is not None:
+            problems += start_up.beyond_the_arm(self, arm_model)
+            if start_joints is not None:
+                problems += start_up.bad_start(self, arm_model, start_joints)
+        if problems:
+            raise ConfigError("; ".join(problems))
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> SafetyConfig:
@@ -281,6 +321,14 @@ def _contradictions(config: SafetyConfig) -> Iterator[str]:
         yield f"tracking.max_error_m: {tracking.max_error_m} must be at least motion.max_step_m ({motion.max_step_m})"
     if tracking.max_error_rad < motion.max_step_rad:
         yield f"tracking.max_error_rad: {tracking.max_error_rad} must be at least motion.max_step_rad"
+    singularity, collision = config.singularity, config.collision
+    for name, slow_down, stop in (
+        ("singularity.slow_down", singularity.slow_down, singularity.stop),
+        ("collision.self_slow_down_m", collision.self_slow_down_m, collision.self_stop_m),
+        ("collision.table_slow_down_m", collision.table_slow_down_m, collision.table_stop_m),
+    ):
+        if not slow_down > stop:
+            yield f"{name}: {slow_down} must be above {stop}, where the motion stops"
     if not config.duration.min_s <= config.duration.max_s:
         yield f"duration.min_s: {config.duration.min_s} must not exceed duration.max_s ({config.duration.max_s})"
     if not config.gripper.min < config.gripper.max:
@@ -291,31 +339,6 @@ def _contradictions(config: SafetyConfig) -> Iterator[str]:
         yield "watchdog.silence_s: must be above rate.min_interval_s, or the filter holds between any two actions"
     if config.contact.max_efforts_n_m is not None and not all(e > 0 for e in config.contact.max_efforts_n_m):
         yield "contact.max_efforts_n_m: every joint's effort limit must be above 0"
-
-
-def _contradictions_of_the_arm(
-    config: SafetyConfig,
-    start: Vector | None,
-    reach_m: float | None,
-    speed_m_s: float | None,
-    speed_rad_s: float | None,
-) -> Iterator[str]:
-    low, high, motion = config.workspace.lower_m, config.workspace.upper_m, config.motion
-    if start is not None:
-        for i, axis in enumerate(AXES):
-            if not low[i] <= start[i] <= high[i]:
-                yield f"workspace.{axis}: the start position {start[i]:.3f} m lies outside {low[i]} to {high[i]} m"
-        for box in config.keep_out:
-            if all(box.lower_m[i] <= start[i] <= box.upper_m[i] for i in range(3)):
-                yield f"keep_out '{box.name}': the start position {start} lies inside it"
-    if reach_m is not None:
-        nearest = math.hypot(*(max(low[i], -high[i], 0.0) for i in range(3)))
-        if nearest > reach_m or max(map(abs, (*low, *high))) > 1.5 * reach_m:
-            yield f"workspace.lower_m/upper_m: {low} to {high} m does not fit an arm that reaches {reach_m} m"
-    if speed_m_s is not None and motion.max_speed_m_s > speed_m_s:
-        yield f"motion.max_speed_m_s: {motion.max_speed_m_s} is above the arm's own limit of {speed_m_s} m/s"
-    if speed_rad_s is not None and motion.max_speed_rad_s > speed_rad_s:
-        yield f"motion.max_speed_rad_s: {motion.max_speed_rad_s} is above the arm's own limit of {speed_rad_s} rad/s"
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

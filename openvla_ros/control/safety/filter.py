@@ -9,9 +9,11 @@ import numpy as np
 
 from openvla_ros.control import quaternion
 from openvla_ros.control.safety import rules
+from openvla_ros.control.safety.arm import ArmModel, arm_model_problem
+from openvla_ros.control.safety.arm_limit import ArmLimit
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.decision import Decision, State, Verdict
-from openvla_ros.control.safety.motion import Accepted, Context, Motion, Refused, Seen, to_action
+from openvla_ros.control.safety.motion import Accepted, Context, Limit, Motion, Refused, Seen, to_action
 from openvla_ros.control.safety.rules.finite import arm_state_problem
 from openvla_ros.control.safety.rules.freeze import is_still
 from openvla_ros.control.safety.rules.fresh import arm_state_age_problem
@@ -20,6 +22,7 @@ from openvla_ros.types import ArmState, Command, Pose, RuleReport, StampedAction
 
 __all__ = ["Decision", "SafetyFilter", "State", "Verdict"]
 
+_NO_ARM_MODEL = RuleReport("no_arm_model", "joint limits, singularities and collisions are not checked: no arm model")
 _MAX_ROUNDS = 8  # limits narrow a motion until none has anything left to do; two rounds are usual
 
 
@@ -27,14 +30,17 @@ class SafetyFilter:
     """Turns actions into bounded absolute commands, and stops the arm. Not thread-safe: one caller at a time.
 
     ``now`` [s] is the clock of the stamps. The target of a command starts from the last accepted target, or from the
-    measured pose after a start, a stop or a loss of the arm state.
+    measured pose after a start, a stop, a refusal by the driver or a loss of the arm state. Without ``arm_model`` the
+    arm rules (joints, singularities, collisions) are absent, and every answer to no action says so.
     """
 
-    def __init__(self, config: SafetyConfig) -> None:
+    def __init__(self, config: SafetyConfig, arm_model: ArmModel | None = None) -> None:
+        self._arm_model = arm_model
         self._state = State.WAITING
         self._now = -math.inf
         self._arm: ArmState | None = None
         self._arm_rejected: RuleReport | None = None
+        self._refusal: RuleReport | None = None
         self._stop_reason = ""
         self._pressed = False
         self._accepted: Accepted | None = None
@@ -73,10 +79,18 @@ class SafetyFilter:
     def on_arm_state(self, state: ArmState) -> None:
         """The newest measurement. One that cannot be believed counts as if it had not arrived, and is reported."""
         problem = arm_state_problem(state)
+        if self._arm_model is not None:
+            problem = problem or arm_model_problem(state, self._arm_model)
         if problem:
             self._arm_rejected = RuleReport("arm_state", f"arm state not accepted: {problem}")
         else:
             self._arm = state
+
+    def on_refusal(self, command_sequence: int, detail: str) -> None:
+        """The driver did not carry a command out. Going on from its target would wind up against the driver."""
+        command = self._command
+        if command is not None and not command.hold and command.sequence == command_sequence:
+            self._refusal = RuleReport("driver", f"the arm driver refused the last command, the arm holds: {detail}")
 
     def on_heartbeat(self, now: float) -> None:
         """The operator is there. Needed only where ``deadman.timeout_s`` is set."""
@@ -90,11 +104,13 @@ class SafetyFilter:
         hold, reports = self._watch(now)
         try:
             context = self._judge(action)
+            if hold is not None:
+                raise Refused()  # the arm stops first; what for is among the reports
             asked = self._motion(action)
             motion, limited = self._narrow(asked, context)
         except Refused as refusal:
             if refusal.hold:
-                hold = self._hold(action)
+                hold = self._hold(action.sequence, action.episode_id)
                 self._enter(State.HOLDING)
             reports += refusal.reports
             return Decision(self._state, Verdict.REFUSED, hold, tuple(reports), action.action, None, action.sequence)
@@ -155,15 +171,21 @@ class SafetyFilter:
         self._config = config
         self._arrivals = deque(self._arrivals, maxlen=config.rate.max_actions_per_s + 1)
         self._gates = [rule(config) for rule in rules.GATES]
-        self._limits = [rule(config) for rule in rules.LIMITS]
+        self._limits: list[Limit] = [rule(config) for rule in rules.LIMITS]
         self._monitors = [rule(config) for rule in rules.MONITORS]
+        self._arm_limit = None
+        if self._arm_model is not None:
+            arm_rules = [rule(config, self._arm_model) for rule in rules.ARM_RULES]
+            self._arm_limit = ArmLimit(config, self._arm_model, arm_rules)
+            self._limits.append(self._arm_limit)  # last: the others cost less, and narrow what it has to search
 
     # Time and state
 
     def _watch(self, now: float) -> tuple[Command | None, list[RuleReport]]:
         """Takes the time and enters the state that follows: (a HOLD where the arm must stop for it, what happened)."""
-        rejected, self._arm_rejected = self._arm_rejected, None
-        reports = [rejected] if rejected else []
+        refusal = self._refusal
+        reports = [report for report in (self._arm_rejected, refusal) if report]
+        self._arm_rejected = self._refusal = None
         clock = self._advance(now)
         faults = [clock] if clock else self._alarms()
         if self._stop_reason:
@@ -173,6 +195,10 @@ class SafetyFilter:
         if self._arm_problem():
             hold = self._hold() if self._accepted else None
             self._enter(State.WAITING)
+            return hold, reports
+        if refusal and self._command:
+            hold = self._hold(self._command.action_sequence, self._command.episode_id)
+            self._enter(State.HOLDING)
             return hold, reports
         if self._state is State.WAITING:
             self._enter(State.HOLDING)
@@ -232,7 +258,8 @@ class SafetyFilter:
 
     def _answer(self, command: Command | None, *reports: RuleReport) -> Decision:
         why = self._why()
-        return Decision(self._state, Verdict.NO_ACTION, command, (*reports, why) if why else reports)
+        unchecked = () if self._arm_model else (_NO_ARM_MODEL,)
+        return Decision(self._state, Verdict.NO_ACTION, command, (*unchecked, *reports, *((why,) if why else ())))
 
     # From an action to a command
 
@@ -300,10 +327,11 @@ class SafetyFilter:
             gripper=motion.gripper,
             at=self._now,
             until=self._now + motion.duration,
+            joints=self._arm_limit.path(motion, context) if self._arm_limit else None,
         )
-        return self._send(target, motion.gripper, motion.duration, action)
+        return self._send(target, motion.gripper, motion.duration, action.sequence, action.episode_id)
 
-    def _hold(self, action: StampedAction | None = None) -> Command:
+    def _hold(self, action_sequence: int = 0, episode_id: str = "") -> Command:
         """Stop and hold. The target only informs: measured, else last commanded, else the base frame's origin."""
         if self._arm is not None:
             target = self._measured()
@@ -311,18 +339,24 @@ class SafetyFilter:
             target = self._command.target if self._command else Pose(np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]))
         # As last commanded, not as measured: a held object stays held.
         gripper = self._command.gripper if self._command else self._arm.gripper if self._arm else 0.0
-        return self._send(target, gripper, 0.0, action, hold=True)
+        return self._send(target, gripper, 0.0, action_sequence, episode_id, hold=True)
 
     def _send(
-        self, target: Pose, gripper: float, duration: float, action: StampedAction | None, hold: bool = False
+        self,
+        target: Pose,
+        gripper: float,
+        duration: float,
+        action_sequence: int,
+        episode_id: str,
+        hold: bool = False,
     ) -> Command:
         self._command = Command(
             target=target,
             gripper=gripper,
             duration=duration,
             sequence=self._command.sequence + 1 if self._command else 1,
-            action_sequence=action.sequence if action else 0,
-            episode_id=action.episode_id if action else "",
+            action_sequence=action_sequence,
+            episode_id=episode_id,
             hold=hold,
         )
         return self._command

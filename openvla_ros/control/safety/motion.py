@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from openvla_ros.control import quaternion
+from openvla_ros.control.safety.arm import JointPath
 from openvla_ros.types import Action, ArmState, Array, Pose, RuleReport, StampedAction
 
 TOLERANCE = (
@@ -39,6 +40,9 @@ class Motion:
     def with_rotvec(self, rotvec: Array) -> Motion:
         return Motion(self.anchor, self.translation, rotvec, self.gripper, self.duration)
 
+    def with_vectors(self, translation: Array, rotvec: Array) -> Motion:
+        return Motion(self.anchor, translation, rotvec, self.gripper, self.duration)
+
     def with_gripper(self, gripper: float) -> Motion:
         return replace(self, gripper=gripper)
 
@@ -60,6 +64,7 @@ class Accepted:
     gripper: float
     at: float  # when it was passed on
     until: float  # when its motion is over
+    joints: JointPath | None = None  # what it means for the joints, where there is an arm model
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,22 @@ class Monitor(Protocol):
     """Watches the arm at every tick. A report stops it, latched, and stands in the way of a reset while it persists."""
 
     def __call__(self, context: Context) -> RuleReport | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a joint path must not be. ``measure`` reads off any path the number that is judged."""
+
+    code: str
+    detail: str
+    limit: float
+    measure: Callable[[JointPath], float]
+
+
+class ArmRule(Protocol):
+    """Judges a joint path that reaches its target. None: nothing against it."""
+
+    def __call__(self, path: JointPath, context: Context) -> Objection | None: ...
 
 
 def length(vector: Array) -> float:

@@ -1,15 +1,18 @@
 """The rules of the safety filter, in their order. A new rule is one file and one line here.
 
-Each is built from the whole SafetyConfig; ``motion.py`` says what the three kinds are asked.
+Each is built from the whole SafetyConfig, the arm rules from a model of the arm as well; ``motion.py`` says what each
+kind is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from openvla_ros.control.safety.arm import ArmModel
 from openvla_ros.control.safety.config import SafetyConfig
-from openvla_ros.control.safety.motion import Gate, Limit, Monitor
+from openvla_ros.control.safety.motion import ArmRule, Gate, Limit, Monitor
 from openvla_ros.control.safety.rules.acceleration import Acceleration
+from openvla_ros.control.safety.rules.collision import SelfCollision, TableCollision
 from openvla_ros.control.safety.rules.contact import Effort, Wrench
 from openvla_ros.control.safety.rules.deadman import Deadman
 from openvla_ros.control.safety.rules.duration import Duration
@@ -19,12 +22,16 @@ from openvla_ros.control.safety.rules.flood import Flood
 from openvla_ros.control.safety.rules.freeze import Freeze
 from openvla_ros.control.safety.rules.fresh import Fresh
 from openvla_ros.control.safety.rules.gripper import Gripper
+from openvla_ros.control.safety.rules.joint_range import JointRange
+from openvla_ros.control.safety.rules.joint_speed import JointSpeed
 from openvla_ros.control.safety.rules.keep_out import KeepOut
 from openvla_ros.control.safety.rules.latch import Latch
 from openvla_ros.control.safety.rules.order import Order
 from openvla_ros.control.safety.rules.plausible import Plausible
 from openvla_ros.control.safety.rules.ramp_in import RampIn
 from openvla_ros.control.safety.rules.rate import Rate
+from openvla_ros.control.safety.rules.reachable import Reachable
+from openvla_ros.control.safety.rules.singularity import Singularity
 from openvla_ros.control.safety.rules.speed import Speed
 from openvla_ros.control.safety.rules.step import Step
 from openvla_ros.control.safety.rules.tracking import Tracking
@@ -50,6 +57,15 @@ LIMITS: tuple[Callable[[SafetyConfig], Limit], ...] = (
     KeepOut,
     Gripper,
     Freeze,
+)
+
+ARM_RULES: tuple[Callable[[SafetyConfig, ArmModel], ArmRule], ...] = (
+    Reachable,
+    JointRange,
+    JointSpeed,
+    Singularity,
+    SelfCollision,
+    TableCollision,
 )
 
 MONITORS: tuple[Callable[[SafetyConfig], Monitor], ...] = (

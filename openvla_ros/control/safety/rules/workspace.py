@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from openvla_ros.control import quaternion
-from openvla_ros.control.safety.config import AXES, SafetyConfig, Vector
+from openvla_ros.control.safety.arm import AXES
+from openvla_ros.control.safety.config import SafetyConfig, Vector
 from openvla_ros.control.safety.motion import Context, Motion, largest_share, length
 from openvla_ros.types import Array, RuleReport
 

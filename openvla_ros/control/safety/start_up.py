@@ -1,0 +1,92 @@
+"""What a configuration must not say about the arm it is for. Each problem names the parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from openvla_ros.control import quaternion
+from openvla_ros.control.safety.arm import AXES, ArmModel
+from openvla_ros.types import Array, Pose
+
+if TYPE_CHECKING:
+    from openvla_ros.control.safety.config import SafetyConfig
+
+
+def above_the_arms_own(
+    config: SafetyConfig,
+    speed_m_s: float | None,
+    speed_rad_s: float | None,
+    max_efforts_n_m: tuple[float, ...] | None,
+) -> Iterator[str]:
+    """Limits that would never be the first to act, or are for another number of joints."""
+    motion, efforts = config.motion, config.contact.max_efforts_n_m
+    if speed_m_s is not None and motion.max_speed_m_s > speed_m_s:
+        yield f"motion.max_speed_m_s: {motion.max_speed_m_s} is above the arm's own limit of {speed_m_s} m/s"
+    if speed_rad_s is not None and motion.max_speed_rad_s > speed_rad_s:
+        yield f"motion.max_speed_rad_s: {motion.max_speed_rad_s} is above the arm's own limit of {speed_rad_s} rad/s"
+    if efforts is None or max_efforts_n_m is None:
+        return
+    if len(efforts) != len(max_efforts_n_m):
+        yield f"contact.max_efforts_n_m: {len(efforts)} limits for the arm's {len(max_efforts_n_m)} joints"
+    elif any(effort > most for effort, most in zip(efforts, max_efforts_n_m, strict=True)):
+        yield f"contact.max_efforts_n_m: {efforts} is above the arm's own limits of {max_efforts_n_m} N m"
+
+
+def beyond_the_arm(config: SafetyConfig, model: ArmModel) -> Iterator[str]:
+    """A workspace that no arm of this reach fills, margins that leave a joint no room."""
+    box, reach, margin = config.workspace, model.reach, config.joints.margin_rad
+    for name, corner in (("lower_m", box.lower_m), ("upper_m", box.upper_m)):
+        far = [axis for axis, value in zip(AXES, corner, strict=True) if abs(value) > reach]
+        if far:
+            yield f"workspace.{name}: {', '.join(far)} of {corner} m lies beyond the arm's reach of {reach:.2f} m"
+    nearest = math.hypot(*(max(low, -high, 0.0) for low, high in zip(box.lower_m, box.upper_m, strict=True)))
+    if nearest > reach:
+        yield f"workspace.lower_m: the whole box lies beyond the arm's reach of {reach:.2f} m"
+    narrow = [n for n, span in zip(model.joint_names, model.upper - model.lower, strict=True) if span <= 4 * margin]
+    if narrow:
+        yield f"joints.margin_rad: {margin} leaves {', '.join(narrow)} no room to move"
+
+
+def bad_start(config: SafetyConfig, model: ArmModel, start_joints: Array) -> Iterator[str]:
+    """Why the arm could not begin its work at its start pose (n,) [rad]."""
+    yield from _start_outside(config, model.forward(start_joints))
+    margin = config.joints.margin_rad
+    for name, low, q, high in zip(model.joint_names, model.lower, start_joints, model.upper, strict=True):
+        if not low + margin <= q <= high - margin:
+            yield f"joints.margin_rad: {name} starts at {q:.3f} rad, within {margin} of {low:.3f} to {high:.3f} rad"
+    value, stop = model.smallest_singular_value(start_joints), config.singularity.stop
+    if value < stop:
+        yield f"singularity.stop: the start pose is singular: its smallest singular value is {value:.3f}, below {stop}"
+    stop = config.collision.self_stop_m
+    distances = model.distances(start_joints, 2 * stop)
+    if distances.size and distances.min() < stop:
+        names = model.pair_names[int(distances.argmin())]
+        yield f"collision.self_stop_m: {names} start {distances.min():.3f} m apart, below {stop} m"
+    table, stop = config.collision.table_z_m, config.collision.table_stop_m
+    heights = model.heights(start_joints) - table
+    if heights.size and heights.min() < stop:
+        name = model.link_names[int(heights.argmin())]
+        yield f"collision.table_z_m: {name} starts {heights.min():.3f} m above the table at {table} m, below {stop} m"
+
+
+def _start_outside(config: SafetyConfig, start: Pose) -> Iterator[str]:
+    box = config.workspace
+    position = [round(value, 6) for value in start.position.tolist()]
+    turn = quaternion.to_rotvec(quaternion.between(np.array(box.reference_quaternion), start.quaternion))
+    for i, axis in enumerate(AXES):
+        low, high = box.lower_m[i], box.upper_m[i]
+        if not low <= position[i] <= high:
+            yield f"workspace.lower_m/upper_m: the start pose's {axis} {position[i]:.3f} is outside {low} to {high} m"
+        low, high = box.rotation_lower_rad[i], box.rotation_upper_rad[i]
+        if not low <= turn[i] <= high:
+            yield (
+                f"workspace.rotation_lower_rad/rotation_upper_rad: the start pose is turned {turn[i]:.2f} rad about "
+                f"{axis} from reference_quaternion, outside {low} to {high} rad"
+            )
+    for keep_out in config.keep_out:
+        if all(keep_out.lower_m[i] <= position[i] <= keep_out.upper_m[i] for i in range(3)):
+            yield f"keep_out '{keep_out.name}': the start position {position} m lies inside it"

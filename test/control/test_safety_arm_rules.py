@@ -1,0 +1,241 @@
+"""The rules that need a model of the arm, each by itself; with any one switched off, its scenario fails.
+
+The arm is the real description with the filter's own model; behind it plans the driver's own kinematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mink")
+
+from safety_arm import ArmScene, parts, share
+from safety_scene import Scene, codes
+
+from openvla_ros.control.safety import State, Verdict, rules
+from openvla_ros.types import Action, ArmState, StampedAction
+
+Check = Callable[[], None]
+SCENARIOS: dict[str, Check] = {}
+OFF: dict[str, Any] = {  # bands so narrow, limits so wide, that other rules stay out of a scenario
+    "singularity": {"slow_down": 2e-6, "stop": 1e-6},
+    "collision": {"self_slow_down_m": 2e-6, "self_stop_m": 1e-6, "table_z_m": -5.0},
+    "workspace": {"lower_m": (-0.7, -0.7, -0.5), "upper_m": (0.7, 0.7, 0.7)},
+}
+TILT = {"rotation_lower_rad": (-1.3, -1.3, -1.57), "rotation_upper_rad": (1.3, 1.3, 1.57)}
+
+
+def scenario(rule: str) -> Callable[[Check], Check]:
+    def register(check: Check) -> Check:
+        SCENARIOS[rule] = check
+        return check
+
+    return register
+
+
+def scene(q: Any = None, **sections: Any) -> ArmScene:
+    return ArmScene(q=q, **{**OFF, **sections})
+
+
+def report(decision: Any, code: str) -> Any:
+    return next(r for r in decision.reports if r.rule == code)
+
+
+@scenario("Reachable")
+def unreachable() -> None:
+    """Hazard: a target beyond the arm's reach: the driver refuses every command, and the arm is stuck for minutes."""
+    arm = scene(singularity={"slow_down": 2e-6, "stop": 1e-6}, joints={"speed_fraction": 0.98})
+    fired = set()
+    for _ in range(30):
+        fired |= codes(arm.step((0.03, 0, 0)))
+        assert not arm.refusals
+    assert "unreachable" in fired
+    assert np.linalg.norm(arm.model.forward(arm.q).position) < arm.model.reach
+
+
+@scenario("JointRange")
+def joint_range() -> None:
+    """Hazard: the wrist at its stop; the target goes on, the driver refuses, and coming back takes minutes."""
+    arm = scene(workspace={**OFF["workspace"], **TILT})
+    for _ in range(12):
+        decision = arm.step((0, 0, 0), (0, 0.2, 0))
+        assert not arm.refusals
+    found = report(decision, "joint_range")
+    limit = arm.robot.upper[4] - 0.03
+    assert "wrist_angle" in found.detail
+    assert (found.limit, found.allowed) == (pytest.approx(limit), pytest.approx(limit, abs=0.01))
+    assert found.asked > limit
+    assert share(arm.step((0, 0, 0), (0, -0.2, 0))) > 0.7  # back is free
+    for _ in range(4):
+        arm.step((0, 0, 0), (0, 0.2, 0))
+    decision = arm.step((0, 0.03, 0), (0, 0.2, 0))  # the arm slides along its limit
+    assert decision.filtered is not None
+    assert decision.filtered.translation[1] == pytest.approx(0.03)
+
+
+@scenario("JointSpeed")
+def joint_speed() -> None:
+    """Hazard: beside the wrist's singularity a small turn of the end effector needs a joint faster than it can."""
+    arm = scene(
+        q=[0.0, -0.3, 0.5, 0.0, 0.06, 0.0], workspace={**OFF["workspace"], "reference_quaternion": (0, 0, 0, 1)}
+    )
+    decision = arm.step((0, 0, 0), (0, 0, 0.2))
+    assert not arm.refusals
+    found = report(decision, "joint_speed")
+    assert found.limit == pytest.approx(0.9 * np.pi)
+    assert found.asked > found.limit >= found.allowed > 0
+    assert 0 < abs(decision.filtered.rotation[2]) < 0.2
+
+
+@scenario("Singularity")
+def singularity() -> None:
+    """Hazard: the arm stretches out slowly, and at the end loses a direction."""
+    arm = scene(singularity={})
+    values = []
+    for _ in range(60):
+        decision = arm.step((0.01, 0, 0.004))
+        values.append(arm.model.smallest_singular_value(arm.q))
+    assert not arm.refusals
+    found = report(decision, "singularity")
+    assert found.limit == 0.02
+    assert found.asked < found.allowed
+    assert 0.02 <= min(values) < 0.025
+    falls = -np.diff(values)
+    inside = np.array(values[1:]) < 0.05
+    assert (falls[inside] <= np.maximum(np.array(values[1:])[inside] - 0.02, 0) + 1e-6).all()  # ever more slowly
+    assert arm.step((-0.01, 0, -0.004)).verdict is Verdict.ACCEPTED
+
+
+@scenario("SelfCollision")
+def self_collision() -> None:
+    """Hazard: the gripper is drawn back into the arm's own foot."""
+    arm = scene(collision={"table_z_m": -5.0}, workspace={**OFF["workspace"], **TILT})
+    fired: set[str] = set()
+    for _ in range(80):
+        decision = arm.step((-0.01, 0.001, -0.006))
+        fired |= codes(decision)
+        assert arm.model.distances(arm.q, 0.03).min() >= 0.01 - 1e-6
+    assert not arm.refusals
+    assert "self_collision" in fired
+    assert share(arm.step((0.01, 0, 0.006))) == pytest.approx(0.2)
+
+
+@scenario("TableCollision")
+def table() -> None:
+    """Hazard: the end effector's point is high enough, but the tilted gripper's fingertip is in the table."""
+    arm = scene(collision={**OFF["collision"], "table_z_m": -0.02}, workspace={**OFF["workspace"], **TILT})
+    fired: set[str] = set()
+    for _ in range(40):
+        fired |= codes(arm.step((0, 0, -0.02)))
+        assert arm.model.heights(arm.q).min() >= -0.02 + 0.003 - 1e-6
+    assert "table_collision" in fired
+    low = arm.model.heights(arm.q).min()
+    assert low == pytest.approx(-0.017, abs=1e-3)
+    for _ in range(5):
+        decision = arm.step((0, 0, -0.02), (0.1, 0, 0))
+        assert arm.model.heights(arm.q).min() >= -0.017 - 1e-6
+    assert report(decision, "table_collision").limit == 0.003
+    decision = arm.step((0, 0.02, -0.02))
+    assert decision.filtered.translation[1] == pytest.approx(0.02)  # along the table
+    assert arm.step((0, 0, 0.02)).verdict is Verdict.ACCEPTED
+    assert not arm.refusals
+
+
+REGISTERED = {rule.__name__: rule for rule in rules.ARM_RULES}
+
+
+def test_every_arm_rule_has_a_scenario() -> None:
+    assert set(SCENARIOS) == set(REGISTERED)
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_rule(name: str) -> None:
+    SCENARIOS[name]()
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_no_rule_can_be_switched_off_unnoticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hazard: a rule that is registered but does nothing, or whose test cannot fail."""
+    monkeypatch.setattr(rules, "ARM_RULES", tuple(r for r in rules.ARM_RULES if r is not REGISTERED[name]))
+    with pytest.raises((AssertionError, StopIteration)):
+        SCENARIOS[name]()
+
+
+def test_without_an_arm_model_the_status_says_what_is_not_checked() -> None:
+    """Hazard: everybody believes that the joints are watched."""
+    assert "no_arm_model" in codes(Scene().tick())
+    assert "no_arm_model" not in codes(ArmScene().tick(0.1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: replace(state, joint_positions=np.zeros(7)), "7 joints were measured, the arm model has 6"),
+        (lambda state: replace(state, joint_positions=state.joint_positions + 0.1), "wrong robot?"),
+    ],
+)
+def test_a_state_of_another_arm_counts_as_missing(change: Callable[[ArmState], ArmState], said: str) -> None:
+    """Hazard: the filter was started for another robot than the driver, and checks joints that do not exist."""
+    robot, model, _ = parts("wx250s")
+    q = robot.pose("start")
+    state = ArmState(1000.0, model.forward(q), np.zeros(3), np.zeros(3), q, np.zeros(6), 1.0)
+    arm = ArmScene()
+    arm.filter.on_arm_state(replace(change(state), stamp=arm.now))
+    (found,) = [r for r in arm.filter.tick(arm.now).reports if r.rule == "arm_state"]
+    assert said in found.detail
+
+
+def test_after_a_refusal_by_the_driver_the_arm_holds_and_goes_on_from_where_it_is() -> None:
+    """Hazard: wind-up. The driver refuses a command; the filter builds the next target on it, which is refused, too."""
+    arm = ArmScene()
+    arm.step((0.01, 0, 0))
+    target = arm.filter.last_command
+    assert target is not None
+    arm.filter.on_refusal(target.sequence - 1, "an older command")  # says nothing of the last one
+    assert arm.filter.tick(arm.now).state is State.ACTIVE
+    arm.filter.on_refusal(target.sequence, "elbow at a joint limit")
+    decision = arm.filter.tick(arm.now)
+    assert decision.command is not None
+    assert decision.command.hold
+    assert decision.command.action_sequence == target.action_sequence  # blocking control learns what became of it
+    assert (decision.state, codes(decision)) == (State.HOLDING, {"driver", "watchdog"})
+    assert "elbow at a joint limit" in decision.reports[0].detail
+    arm.filter.on_refusal(target.sequence, "elbow at a joint limit")  # the driver repeats it until it has a new command
+    assert arm.filter.tick(arm.now).command is None
+    arm.obey(decision.command)
+    before = arm.model.forward(arm.q).position
+    decision = arm.step((0.01, 0, 0))
+    np.testing.assert_allclose(decision.command.target.position - before, (0.01, 0, 0), atol=1e-6)
+
+
+def test_an_action_that_comes_with_a_refusal_is_not_built_on_it() -> None:
+    """Hazard: the next action arrives before the timer has looked at what the driver says."""
+    arm = ArmScene()
+    arm.step((0.01, 0, 0))
+    arm.tick(0.2)
+    arm.filter.on_refusal(arm.filter.last_command.sequence, "not reachable")
+    asked = Action(np.array([0.01, 0, 0]), np.zeros(3), 1.0)
+    decision = arm.filter.on_action(StampedAction(asked, arm.now, arm.now, 0.2, arm.sequence + 1), arm.now)
+    assert decision.verdict is Verdict.REFUSED
+    assert decision.command.hold
+    assert codes(decision) == {"driver"}
+
+
+def test_a_joint_beyond_its_margin_may_come_back_and_go_no_further() -> None:
+    """Hazard: an arm that was switched off at its stop can never be moved again, or is pushed into it."""
+    q = parts("wx250s")[0].pose("start")
+    q[4] = parts("wx250s")[0].upper[4] - 0.005
+    outwards, inwards = (
+        scene(q=q, workspace={**OFF["workspace"], **TILT}),
+        scene(q=q, workspace={**OFF["workspace"], **TILT}),
+    )
+    outwards.step((0, 0, 0), (0, 0.1, 0))
+    outwards.tick(0.3)
+    assert outwards.q[4] <= q[4] + 1e-4
+    assert inwards.step((0, 0, 0), (0, -0.1, 0)).verdict is Verdict.ACCEPTED
+    assert not outwards.refusals + inwards.refusals

@@ -1,0 +1,154 @@
+"""The safety filter's model of the arm, against the driver's kinematics, finite differences and plain geometry."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safety_arm import parts
+
+from openvla_ros.errors import ConfigError
+from openvla_ros.robots.arm_model import ArmModel
+from openvla_ros.robots.description import load_robot
+from openvla_ros.robots.model import kinematic_model
+from openvla_ros.types import Pose
+
+ROBOT, MODEL, KINEMATICS = parts("wx250s")
+NAMES = ("wx250s", "panda", "fr3")
+
+postures = st.tuples(*[st.floats(j.lower, j.upper) for j in ROBOT.joints]).map(np.array)
+steps = st.lists(st.floats(-1, 1), min_size=6, max_size=6).map(np.array)
+
+
+def placed(q: np.ndarray, opening: float = 1.0) -> tuple[mujoco.MjModel, mujoco.MjData]:
+    model = kinematic_model(ROBOT, fingers=opening)
+    data = mujoco.MjData(model)
+    data.qpos[:] = q
+    mujoco.mj_forward(model, data)
+    return model, data
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_is_the_drivers(name: str) -> None:
+    robot, model, kinematics = parts(name)
+    for q in (robot.pose("start"), robot.lower + 0.3, robot.upper - 0.4):
+        translation, rotvec = model.forward(q).motion_to(kinematics.forward(q))
+        np.testing.assert_allclose([*translation, *rotvec], 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(step=steps)
+@settings(max_examples=25, deadline=None)
+def test_a_path_is_the_drivers(name: str, step: np.ndarray) -> None:
+    """Hazard: filter and driver disagree about the joints, and the filter passes what the driver refuses."""
+    robot, model, kinematics = parts(name)
+    q = robot.pose("start")
+    target = model.forward(q).moved(0.05 * step[:3], 0.2 * step[3:])
+    path = model.path(q, target, 5)
+    assert path is not None
+    assert path.shape == (6, len(q))
+    np.testing.assert_array_equal(path[0], q)
+    drivers = kinematics.path(q, target, 1.0, 5)
+    np.testing.assert_allclose(path[1:], drivers, atol=1e-2)
+    np.testing.assert_allclose(path[-1], drivers[-1], atol=2e-3)
+    translation, rotvec = model.forward(path[-1]).motion_to(target)
+    assert np.linalg.norm(translation) < 1e-5
+    assert np.linalg.norm(rotvec) < 1e-4
+
+
+def test_a_path_that_leads_nowhere_is_none() -> None:
+    far = Pose(np.array([0.9, 0.0, 0.3]), MODEL.forward(ROBOT.pose("start")).quaternion)
+    assert MODEL.path(ROBOT.pose("start"), far, 3) is None
+
+
+def test_the_reach_is_the_stretched_arms() -> None:
+    """Straight up and out: 0.11 m of shoulder height and 0.65 m of arm, by the manufacturer's dimensions."""
+    assert 0.75 < MODEL.reach < 0.82
+
+
+@given(q=postures)
+@settings(max_examples=40, deadline=None)
+def test_the_singular_value_is_the_jacobians(q: np.ndarray) -> None:
+    expected = np.linalg.svd(KINEMATICS.jacobian(q), compute_uv=False)[-1]
+    assert MODEL.smallest_singular_value(q) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_redundant_arm_can_move_its_elbow_alone() -> None:
+    robot, model, kinematics = parts("panda")
+    q = robot.pose("start")
+    offset = model.redundant_part(q, 0.1 * np.ones(7))
+    assert np.linalg.norm(offset) > 0.01
+    np.testing.assert_allclose(kinematics.jacobian(q) @ offset, 0, atol=1e-6)
+    np.testing.assert_array_equal(MODEL.redundant_part(ROBOT.pose("start"), np.ones(6)), 0)
+
+
+@given(q=postures)
+@settings(max_examples=40, deadline=None)
+def test_distances_are_those_of_all_pairs_whatever_the_quick_way(q: np.ndarray) -> None:
+    """Hazard: a pair that the bounding spheres leave out although it is near."""
+    model, data = placed(q)
+    found = MODEL.distances(q, 0.05)
+    exact = [min(mujoco.mj_geomDistance(model, data, a, b, 0.05, None), 0.05) for a, b in MODEL._pairs]
+    np.testing.assert_allclose(found, exact, atol=1e-9)
+
+
+def test_links_far_down_the_arm_are_watched_and_joined_ones_are_not() -> None:
+    names = set(MODEL.pair_names)
+    assert "wx250s_base and gripper_link" in names
+    assert "wx250s_base and left_finger_link" in names
+    assert not any("wrist_link and gripper_link" in n or "left_finger_link and right_finger" in n for n in names)
+    assert not any("link5 and link7" in n for n in parts("panda")[1].pair_names)
+
+
+@given(q=postures)
+@settings(max_examples=40, deadline=None)
+def test_heights_are_of_the_lowest_points(q: np.ndarray) -> None:
+    """Against a ball far below: its distance to a shape is that of the shape's lowest point, nearly."""
+    model, data = placed(q)
+    heights = dict(zip(MODEL._over_table.tolist(), MODEL.heights(q), strict=True))
+    for geom, height in heights.items():
+        points = surface(model, data, geom)
+        assert height <= points[:, 2].min() + 1e-9
+        assert height == pytest.approx(points[:, 2].min(), abs=2e-3)
+
+
+def surface(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> np.ndarray:
+    """(k, 3) points of a shape's hull in the base frame."""
+    size, kind = model.geom_size[geom], int(model.geom_type[geom])
+    circle = np.linspace(0, 2 * np.pi, 200)
+    ring = np.stack([np.cos(circle), np.sin(circle)], axis=1)
+    if kind == mujoco.mjtGeom.mjGEOM_BOX:
+        local = np.array(np.meshgrid(*([-s, s] for s in size))).reshape(3, -1).T
+    elif kind == mujoco.mjtGeom.mjGEOM_CYLINDER:
+        local = np.array([[*(size[0] * p), z] for p in ring for z in (-size[1], size[1])])
+    else:
+        ball = np.random.default_rng(0).normal(size=(20000, 3))
+        ball *= size[0] / np.linalg.norm(ball, axis=1, keepdims=True)
+        end = np.array([0, 0, size[1] if kind == mujoco.mjtGeom.mjGEOM_CAPSULE else 0.0])
+        local = np.concatenate([ball + end, ball - end])
+    return data.geom_xpos[geom] + local @ data.geom_xmat[geom].reshape(3, 3).T
+
+
+def test_the_fingers_are_open() -> None:
+    """Hazard: distances of a closed gripper, while the real one is open and wider."""
+    _, data = placed(ROBOT.pose("start"))
+    left, right = data.body("left_finger_link"), data.body("right_finger_link")
+    assert np.linalg.norm(left.xpos - right.xpos) == pytest.approx(0.074, abs=1e-6)
+
+
+def test_unknown_touching_links_are_refused() -> None:
+    robot = load_robot("panda").model_copy(update={"touching_links": (("link5", "link77"),)})
+    with pytest.raises(ConfigError, match="link77"):
+        ArmModel(robot)
+
+
+def test_a_shape_without_a_lowest_point_is_refused(tmp_path) -> None:
+    """Hazard: a mesh that the table rule would not see."""
+    text = ROBOT.model.read_text().replace('type="capsule" fromto="0 0 0.243 0.04975 0 0.25" size="0.021"',
+                                           'type="ellipsoid" pos="0 0 0.25" size="0.02 0.02 0.03"')  # fmt: skip
+    path = tmp_path / "arm.xml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="upper_arm_link has a colliding shape"):
+        ArmModel(ROBOT.model_copy(update={"model": path}))
