@@ -71,21 +71,18 @@ class Station:
     """A stop button, a reset button and a display. ``heartbeat``: whether to send the operator's."""
 
     def __init__(self, operator: Operator, heartbeat: bool) -> None:
+        from openvla_ros.msg import SafetyStatus
         from openvla_ros.nodes import _qos
-        from openvla_ros.recording.trace import STATES
-
-        import openvla_ros.msg as ours  # isort: skip
 
         self._operator = operator
         self._heartbeat = heartbeat
-        self._states = STATES
         self._status: ours.SafetyStatus | None = None
         self._heard = self._pressed_at = time.monotonic()
         self._pressed = False  # by us
         self._shown = ""  # the last line of the history
         self._keys = 0  # that did something
         self._answer = ""  # to the last reset, not shown yet
-        operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
+        operator.watch(SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
 
     def _on_status(self, message: ours.SafetyStatus) -> None:
         self._status, self._heard = message, time.monotonic()
@@ -154,21 +151,23 @@ class Station:
                 self._pressed = False
                 self._operator.e_stop(False, delivered_within=1.0)
         self._show()
-        if self._status is not None and self._states[self._status.state] == "stopped":
+        if self._status is not None and self._status.state == self._status.STOPPED:
             self._print("the arm stays stopped; 'openvla-ros reset' re-arms")
 
     def _is_latched(self) -> bool:
         status = self._status
-        return status is not None and status.stop_pressed and self._states[status.state] == "stopped"
+        return status is not None and status.stop_pressed and status.state == status.STOPPED
 
     def _show(self) -> None:
+        from openvla_ros.control.safety.decision import State
+
         status, silence = self._status, time.monotonic() - self._heard
         if status is None or silence > SILENCE:
             line = "NO SAFETY FILTER is heard: without it the driver holds the arm"
         else:
             reasons = "; ".join(f"{r.rule}: {r.detail}" for r in status.reports)
             pressed = " (pressed)" if status.stop_pressed else ""
-            line = f"{self._states[status.state].upper()}{pressed}" + (f"  {reasons}" if reasons else "")
+            line = f"{State(status.state).name}{pressed}" + (f"  {reasons}" if reasons else "")
             # While actions come, each has reasons of its own: the history is of states.
             if line.partition("  ")[0] != self._shown.partition("  ")[0]:
                 self._print(f"{time.strftime('%H:%M:%S')}  {line}")

@@ -159,6 +159,7 @@ def test_a_key_stops_r_re_arms_q_leaves_it_stopped(graph: Graph) -> None:
         terminal.type(b"q")
         assert terminal.end() == 0
         terminal.wait_for("stays stopped", fresh=False)
+        assert "NOT CONFIRMED" not in terminal.seen
     graph.operator.wait_for("the release", lambda: not graph.status.stop_pressed, 5)
     assert graph.status.state == ours.SafetyStatus.STOPPED
 
