@@ -19,7 +19,7 @@ from openvla_ros.recording.measure import ACTION, COMMAND, STATUS
 from openvla_ros.recording.recorder import Received
 
 _DEPTH = 200  # messages that may wait for the executor, a topic
-_BEFORE = 500_000_000  # [ns] that are kept of the time before an episode
+_BEFORE = 1_000_000_000  # [ns] that are kept of the time before an episode
 
 
 @dataclass
@@ -46,14 +46,15 @@ class Subscriptions:
         """{name: (type, QoS of its publishers)} of what is heard."""
         return {name: (t.typename, t.offered) for name, t in self._topics.items()}
 
-    def before(self, now_ns: int) -> list[Received]:
-        """What an episode that begins now has to know of the time before.
+    def before(self, now_ns: int, begin_ns: int) -> list[Received]:
+        """What an episode that began at ``begin_ns`` and is recorded from now on has to know of the time before.
 
         The last message of every latched topic, as if received now; of the rest the last moment, so that the first
-        action finds its image and the arm's state. Not what was decided then: that belongs to no episode, or another.
+        action finds its image and the arm's state. What was decided before the begin belongs to no episode, or another.
         """
         self._forget(now_ns)
-        recent = [m for m in self._recent if m.typename not in (ACTION, COMMAND, STATUS)]
+        decisions = (ACTION, COMMAND, STATUS)
+        recent = [m for m in self._recent if m.typename not in decisions or m.publish_time >= begin_ns]
         kept = [t.last for t in self._topics.values() if t.last is not None and all(t.last is not m for m in recent)]
         return recent + [Received(m.topic, m.typename, m.data, now_ns, m.publish_time) for m in kept]
 
@@ -61,15 +62,15 @@ class Subscriptions:
         while self._recent and self._recent[0].log_time < now_ns - _BEFORE:
             self._recent.popleft()
 
-    def look(self) -> list[str]:
-        """Follow the publishers there are now. Returns the topics heard for the first time."""
-        found = []
+    def look(self) -> dict[str, tuple[str, tuple[Qos, ...]]]:
+        """Follow the publishers there are now. Returns the topics heard for the first time, as `topics` does."""
+        found = {}
         for name in self._wanted:
             publishers = [
                 p for p in self._node.get_publishers_info_by_topic(name) if p.node_name != self._node.get_name()
             ]
             if publishers and self._follow(name, publishers):
-                found.append(name)
+                found[name] = self.topics[name]
         return found
 
     def _follow(self, name: str, publishers: list[TopicEndpointInfo]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, Literal
 
 from lifecycle_msgs.msg import TransitionEvent
@@ -27,7 +28,7 @@ from openvla_ros.nodes._remote_parameters import ASK_PERIOD, Every, RemoteParame
 from openvla_ros.nodes._subscriptions import Subscriptions
 from openvla_ros.recording.backends import make_backend
 from openvla_ros.recording.provenance import Control, FailureReason, Instruction, Outcome, Provenance
-from openvla_ros.recording.recorder import RecorderSettings
+from openvla_ros.recording.recorder import Change, RecorderSettings
 
 TOPICS = (
     "image",
@@ -47,7 +48,7 @@ TOPICS = (
     "/tf",
     "/tf_static",
 )
-LINGER = 1.0  # [s] that an automatic recording goes on after control, for the end of the last motion
+LINGER = 1.0  # [s] that a recording goes on after its end was said
 
 
 class RecorderParameters(RecorderSettings):
@@ -79,16 +80,20 @@ class RecorderNode(Node):
         self._policy_info: dict[str, Any] = {}
         self._instruction = ""
         self._automatic = False  # whether the episode in hand began with control
-        self._ending: Any = None  # timer of an automatic end
+        self._ending: Any = None  # timer of an end that is to come
+        self._change: Change | None = None  # what it will say
         self._policy_known = False  # it is there, and its state was asked for
         self._ask_again = Every(ASK_PERIOD)
         self._problem = ""
-        self.create_subscription(ours.Episode, "episode", self._on_episode, _qos.LATCHED)
+        # rclpy's annotations leave out that a callback with two arguments gets the message's info too.
+        on_episode: Any = self._on_episode
+        on_transition: Any = self._on_transition
+        self.create_subscription(ours.Episode, "episode", on_episode, _qos.LATCHED)
         self.create_subscription(String, "policy_info", self._on_policy_info, _qos.LATCHED)
         self.create_subscription(String, "instruction", self._on_instruction, _qos.LATCHED)
         self._state = self.create_client(GetState, f"{settings.policy}/get_state")
         self._transitions = self.resolve_topic_name(f"{settings.policy}/transition_event")
-        self.create_subscription(TransitionEvent, self._transitions, self._on_transition, QoSProfile(depth=10))
+        self.create_subscription(TransitionEvent, self._transitions, on_transition, QoSProfile(depth=10))
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_timer(0.2, self._look)
@@ -98,62 +103,56 @@ class RecorderNode(Node):
         return float(self.get_clock().now().nanoseconds) * 1e-9
 
     def close(self) -> None:
-        ended = self._now()
-        self._recorder.stop(lambda p: p.model_copy(update={"ended": ended}))
+        self._end()
         self._recorder.close()
 
     # ---- when
 
-    def _on_episode(self, message: ours.Episode) -> None:
+    def _on_episode(self, message: ours.Episode, info: dict[str, int]) -> None:
         if message.event == ours.Episode.START:
-            self._end(lambda p: p)
-            self._begin(message.episode_id, message.instruction)
+            self._end()
+            self._begin(message.episode_id, message.instruction, sent_ns=info.get("source_timestamp"))
         elif message.event == ours.Episode.STOP:
-            self._end(lambda p: _judged(p, message))
+            self._end_soon(lambda p: _judged(p, message))
 
     def _on_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._recorder.folder is not None and self._automatic:
-            self._end(lambda p: p)
-        response.success, response.message = self._begin("", "")
+        if self._automatic or self._change is not None:
+            self._end()
+        response.success, response.message = self._begin()
         return response
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        folder = self._end(lambda p: p)
+        folder = self._end()
         response.success = folder is not None
         response.message = "no episode is being recorded" if folder is None else str(folder)
         return response
 
-    def _on_transition(self, message: TransitionEvent) -> None:
-        self._on_policy_state(message.goal_state.label)
+    def _on_transition(self, message: TransitionEvent, info: dict[str, int]) -> None:
+        self._on_policy_state(message.goal_state.label, info.get("source_timestamp"))
 
     def _on_state(self, future: Any) -> None:
         if not self._policy_known:  # an answer to an earlier question may still come
             self._policy_known = True
             self._on_policy_state(future.result().current_state.label)
 
-    def _on_policy_state(self, label: str) -> None:
+    def _on_policy_state(self, label: str, sent_ns: int | None = None) -> None:
         if self._settings.record != "control":
             return
-        if label == "active" and self._ending is not None:
-            self._end(lambda p: p)
-        if label == "active" and self._recorder.folder is None:
-            self._begin("", "")
-            self._automatic = True
-        elif label in ("inactive", "unconfigured", "finalized", "errorprocessing"):
-            self._end_of_control()
-
-    def _end_of_control(self) -> None:
-        if self._recorder.folder is not None and self._automatic and self._ending is None:
-            self._ending = self.create_timer(LINGER, lambda: self._end(lambda p: p))
+        if label == "active":
+            if self._change is not None:
+                self._end()
+            if self._recorder.folder is None:
+                self._automatic = self._begin(sent_ns=sent_ns)[0]
+        elif label in ("inactive", "unconfigured", "finalized", "errorprocessing") and self._automatic:
+            self._end_soon(lambda p: p)
 
     def _look(self) -> None:
         """Follow who is there: publishers to hear, and the policy, which may die without a word."""
-        if self._heard.look() and self._recorder.folder is not None:
-            self.get_logger().info("more topics are heard now: they join the episode")
+        self._recorder.announce(self._heard.look())
         seen = self.count_publishers(self._transitions) > 0
         if self._policy_known and not seen:
             self._policy_known = False
-            self._end_of_control()
+            self._on_policy_state("finalized")
         elif seen and not self._policy_known and self._ask_again.due() and self._state.service_is_ready():
             # It may have been active before we heard it.
             self._state.call_async(GetState.Request()).add_done_callback(self._on_state)
@@ -162,8 +161,8 @@ class RecorderNode(Node):
 
     # ---- an episode
 
-    def _begin(self, episode_id: str, instruction: str) -> tuple[bool, str]:
-        """Start one: (done, folder or why not). Never raises."""
+    def _begin(self, episode_id: str = "", instruction: str = "", sent_ns: int | None = None) -> tuple[bool, str]:
+        """Start one: (done, folder or why not). Never raises. sent_ns: when it was asked for, if that is not now."""
         self._automatic = False
         now = self._now()
         utc = datetime.fromtimestamp(now, timezone.utc)
@@ -172,8 +171,10 @@ class RecorderNode(Node):
             started=now,
             instructions=[Instruction(time=now, text=t)] if (t := instruction or self._instruction) else [],
         )
+        now_ns = round(now * 1e9)
+        before = self._heard.before(now_ns, sent_ns or now_ns)
         try:
-            folder = self._recorder.start(self._known(about), self._heard.topics, self._heard.before(round(now * 1e9)))
+            folder = self._recorder.start(self._known(about), self._heard.topics, before)
         except OpenVLAError as error:
             self._problem = str(error)
             self.get_logger().error(f"no recording: {error}")
@@ -185,15 +186,25 @@ class RecorderNode(Node):
             remote.request()
         return True, str(folder)
 
-    def _end(self, change: Any) -> Any:
-        """Stop, if there is one: its folder, else None."""
+    def _end_soon(self, change: Change) -> None:
+        """Stop after LINGER, for the end of the last motion. ``change`` of the provenance is kept until then."""
+        if self._recorder.folder is None:
+            return
+        before, ended = self._change, self._now()
+        if before is None:
+            self._change = lambda p: change(p.model_copy(update={"ended": ended}))
+            self._ending = self.create_timer(LINGER, self._end)
+        else:
+            self._change = lambda p: change(before(p))
+
+    def _end(self) -> Path | None:
+        """Stop now: the folder, None where nothing was recorded."""
         if self._ending is not None:
             self.destroy_timer(self._ending)
-            self._ending = None
         ended = self._now()
-        folder = self._recorder.stop(lambda p: change(p.model_copy(update={"ended": ended})))
-        if folder is not None:
-            self.get_logger().info(f"recorded {folder}")
+        folder = self._recorder.stop(self._change or (lambda p: p.model_copy(update={"ended": ended})))
+        self._ending = self._change = None
+        self._automatic = False
         return folder
 
     def _known(self, about: Provenance) -> Provenance:

@@ -24,6 +24,7 @@ from openvla_ros.recording.provenance import FILE_NAME, Provenance
 _FLUSH_PERIOD = 1.0  # [s] what a kill -9 costs at most
 
 Change = Callable[[Provenance], Provenance]
+Topics = dict[str, tuple[str, tuple[Qos, ...]]]  # {name: (type, QoS of its publishers)}
 
 
 class RecorderSettings(BaseModel):
@@ -84,12 +85,10 @@ class Recorder:
 
     # ---- the caller's side
 
-    def start(
-        self, about: Provenance, topics: dict[str, tuple[str, tuple[Qos, ...]]], before: list[Received] | None = None
-    ) -> Path:
+    def start(self, about: Provenance, topics: Topics, before: list[Received] | None = None) -> Path:
         """Begin an episode: the folder that it goes to. Raises RecordingError and is then as before.
 
-        topics: {name: (type, QoS of its publishers)}; before: messages from before that belong to it.
+        before: messages from before that belong to it.
         """
         if self._recording is not None:
             raise RecordingError(f"an episode is being recorded already: {self._recording.writer.folder}")
@@ -103,16 +102,22 @@ class Recorder:
             compression=settings.compression,
             max_file_bytes=settings.max_file_mb * 10**6,
         )
-        recording = self._recording = self._last = _Recording(writer, Counter())
-
-        def announce() -> None:
-            for name, (typename, offered) in topics.items():
-                writer.add_topic(name, typename, offered)
-
-        self._submit(recording, announce)
+        self._recording = self._last = _Recording(writer, Counter())
+        self.announce(topics)
         for message in before or []:
             self.put(message)
         return writer.folder
+
+    def announce(self, topics: Topics) -> None:
+        """Topics that have come since the start."""
+        if (recording := self._recording) is None:
+            return
+
+        def job() -> None:
+            for name, (typename, offered) in topics.items():
+                recording.writer.add_topic(name, typename, offered)
+
+        self._submit(recording, job)
 
     def put(self, message: Received) -> None:
         """Hand a message over. Never waits: where the disk does not follow, it is dropped and counted."""

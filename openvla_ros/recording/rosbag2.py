@@ -14,12 +14,11 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from openvla_ros.errors import ConfigError, OpenVLAError, RecordingError
 from openvla_ros.recording.episode import Episode, episode_folder
 from openvla_ros.recording.provenance import Provenance
-from openvla_ros.recording.recorder import Change, Received, RecorderSettings, check_space, make_room
+from openvla_ros.recording.recorder import Change, Received, RecorderSettings, Topics, check_space, make_room
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _END_TIMEOUT = 30.0  # [s] to write what is in its cache
@@ -45,7 +44,7 @@ class Rosbag2Recorder:
         self._problem = ""
         self._finishing: list[threading.Thread] = []
 
-    def start(self, about: Provenance, topics: dict[str, Any], before: list[Received]) -> Path:
+    def start(self, about: Provenance, topics: Topics, before: list[Received]) -> Path:
         """As Recorder.start; ``topics`` it finds for itself, what was ``before`` only where it is latched."""
         settings = self._settings
         if self._process is not None:
@@ -79,6 +78,9 @@ class Rosbag2Recorder:
         if settings.max_file_mb:
             command += ["--max-bag-size", str(settings.max_file_mb * 10**6)]
         return [*command, "--topics", *self._topics]
+
+    def announce(self, topics: Topics) -> None:
+        """It follows publishers by itself."""
 
     def put(self, message: Received) -> None:
         raise NotImplementedError("`ros2 bag record` subscribes by itself")
