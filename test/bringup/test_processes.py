@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ from rclpy.context import Context
 from rclpy.node import Node
 from ros_nodes import own_domain, ros
 
-from openvla_ros.bringup.graph import GraphSpec, NodeSpec, sim
+from openvla_ros.bringup.graph import NodeSpec, sim
 from openvla_ros.bringup.processes import Processes, ros_arguments
 from openvla_ros.errors import OpenVLAError
 from openvla_ros.nodes._operator import Operator
 
-FILTER = NodeSpec("safety_filter", "safety_filter_node")
-TWO = GraphSpec((FILTER, NodeSpec("other", "safety_filter_node")), {})
+TWO = replace(sim(), nodes=tuple(n for n in sim().nodes if n.name in ("safety_filter", "arm_driver")))
+ONE = TWO.without("arm_driver")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_name_namespace_and_topics(domain: int) -> None:
 
 def test_a_node_that_ends_is_reported_with_the_end_of_its_log(domain: int, tmp_path: Path) -> None:
     """Hazard: a graph without its safety filter goes on, or the only message is an exit status."""
-    graph = GraphSpec((FILTER,), {}).with_parameters("safety_filter", tick_hz=1.0)
+    graph = ONE.with_parameters("safety_filter", tick_hz=1.0)
     with Processes(graph, log_dir=tmp_path / "log") as nodes:
         nodes["safety_filter"].wait(30)
         with pytest.raises(OpenVLAError) as caught:
@@ -111,34 +112,34 @@ def test_a_node_that_ends_is_reported_with_the_end_of_its_log(domain: int, tmp_p
 
 def test_only_the_end_of_a_long_log_is_quoted(tmp_path: Path) -> None:
     nodes = Processes(TWO, log_dir=tmp_path)
-    (tmp_path / "other.log").write_bytes(b"\xff\n" + b"".join(b"line %d\n" % i for i in range(100)))
-    assert nodes.log_tail("other", lines=2).endswith("other.log:\nline 98\nline 99")
-    assert Processes(TWO).log_tail("other") == ""
+    (tmp_path / "arm_driver.log").write_bytes(b"\xff\n" + b"".join(b"line %d\n" % i for i in range(100)))
+    assert nodes.log_tail("arm_driver", lines=2).endswith("arm_driver.log:\nline 98\nline 99")
+    assert Processes(TWO).log_tail("arm_driver") == ""
 
 
-@pytest.mark.parametrize("state", ["starting", "running", "stopped"])
-def test_no_process_is_left(domain: int, tmp_path: Path, state: str) -> None:
+def test_no_process_is_left(domain: int, tmp_path: Path) -> None:
     """Hazard: a node that hangs (SIGSTOP stands for that) outlives the demo and goes on driving the arm."""
     with Processes(TWO, log_dir=tmp_path) as nodes:
         processes = [nodes[n.name] for n in TWO.nodes]
-        pids = [p.pid for p in processes]
-        assert all(map(alive, pids))
-        if state != "starting":
-            with Operator(domain=domain) as operator:
-                for node in TWO.nodes:
-                    operator.trigger(f"{node.name}/stop", timeout=30.0)
-        if state == "stopped":
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
-    assert not any(map(alive, pids))
+        with Operator(domain=domain) as operator:
+            for node in TWO.nodes:
+                operator.set_parameters(node.name, timeout=30.0, use_sim_time=False)  # it is up
+        processes[0].send_signal(signal.SIGSTOP)
+    assert not any(alive(p.pid) for p in processes)
     assert node_processes(domain) == []
-    if state != "starting":
-        assert [p.returncode for p in processes] == [0, 0]  # each could put its things in order
+    assert [p.returncode for p in processes] == [0, 0]  # each could put its things in order
+
+
+def test_nodes_that_are_starting_are_ended_too(domain: int, tmp_path: Path) -> None:
+    with Processes(TWO, log_dir=tmp_path) as nodes:
+        pids = [nodes[n.name].pid for n in TWO.nodes]
+        assert all(map(alive, pids))
+    assert not any(map(alive, pids))
 
 
 def test_what_ignores_the_signal_is_killed(domain: int, tmp_path: Path) -> None:
     """Hazard: Ctrl-C while a GPU hangs waits for ever, or leaves the node behind."""
-    nodes = Processes(GraphSpec((FILTER,), {}), log_dir=tmp_path)
+    nodes = Processes(ONE, log_dir=tmp_path)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, until rclpy sets its own
     try:
         process = nodes.start("safety_filter")
@@ -150,9 +151,9 @@ def test_what_ignores_the_signal_is_killed(domain: int, tmp_path: Path) -> None:
 
 
 def test_a_start_that_fails_half_way_ends_what_was_started(domain: int, tmp_path: Path) -> None:
-    (tmp_path / "other.log").mkdir()  # its output can't be written
+    (tmp_path / "arm_driver.log").mkdir()  # its output can't be written
     nodes = Processes(TWO, log_dir=tmp_path)
-    with pytest.raises(OSError, match=r"other\.log"), nodes:
+    with pytest.raises(OSError, match=r"arm_driver\.log"), nodes:
         pytest.fail("entered")
     assert node_processes(domain) == []
 
@@ -161,7 +162,7 @@ def test_an_old_log_is_not_quoted(domain: int, tmp_path: Path) -> None:
     """Hazard: yesterday's error in today's message. A node that is started again in the same run goes on in its log."""
     log = tmp_path / "safety_filter.log"
     log.write_text("yesterday\n")
-    with Processes(GraphSpec((FILTER,), {}), log_dir=tmp_path) as nodes:
+    with Processes(ONE, log_dir=tmp_path) as nodes:
         assert "yesterday" not in log.read_text()
         nodes["safety_filter"].kill()
         nodes["safety_filter"].wait()
