@@ -24,7 +24,7 @@ import openvla_ros.msg as ours
 from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, Wait, make_loop
 from openvla_ros.errors import ConfigError, OpenVLAError, PolicyError
-from openvla_ros.images import ImageError
+from openvla_ros.images import ImageError, fingerprint
 from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _timer
 from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
 from openvla_ros.nodes._worker import Worker
@@ -204,7 +204,8 @@ class PolicyNode(LifecycleNode):
     def _on_image(self, message: Image | CompressedImage) -> None:
         if self._loop is not None:
             now = self._now()
-            self._loop.on_frame(Frame(_convert.seconds(message.header.stamp), now, _Image(message, now)))
+            stamp = _convert.seconds(message.header.stamp)
+            self._loop.on_frame(Frame(stamp, now, _Image(message, now), fingerprint(message.data)))
             self._poll()
 
     def _on_instruction(self, message: String) -> None:

@@ -111,6 +111,30 @@ def test_a_stale_image_or_arm_state_stops_inference(mode: str) -> None:
 
 
 @both
+def test_a_frozen_picture_under_new_stamps_stops_inference(mode: str) -> None:
+    """Hazard: a camera driver that sends its last picture again and again, each time with the time of sending."""
+
+    def show(fingerprint: int | None, times: int) -> None:
+        for _ in range(times):
+            bench.pass_time()
+            bench.loop.on_frame(Frame(bench.now, bench.now, None, fingerprint))
+
+    bench = Bench(mode, frozen_repeats=3)
+    show(7, 3)
+    assert isinstance(bench.poll(), Start)
+    bench = Bench(mode, frozen_repeats=3)
+    show(7, 4)
+    assert bench.reason() == "frozen_image"
+    assert not bench.poll().expected
+    show(8, 1)
+    assert isinstance(bench.poll(), Start)
+    for repeats, fingerprint in ((0, 7), (3, None)):  # switched off; not known
+        bench = Bench(mode, frozen_repeats=repeats)
+        show(fingerprint, 20)
+        assert isinstance(bench.poll(), Start)
+
+
+@both
 def test_one_image_never_drives_the_arm_twice(mode: str) -> None:
     """Hazard: a frozen camera that republishes; deltas from one image add up."""
     bench = Bench(mode)

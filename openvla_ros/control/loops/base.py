@@ -28,6 +28,13 @@ class LoopConfig(BaseModel):
     image_max_age: float = Field(0.5, gt=0, le=10, description="oldest image to infer on [s]")
     arm_state_max_age: float = Field(0.5, gt=0, le=10, description="oldest arm state to go on with [s]")
     future_tolerance: float = Field(0.05, ge=0, le=1, description="how far ahead of this clock a stamp may lie [s]")
+    frozen_repeats: int = Field(
+        10,
+        ge=0,
+        le=10000,
+        description="a picture that comes again so many times is a frozen camera's, whatever its stamps: real sensors "
+        "have noise; 0: off, for a simulated camera",
+    )
     outcome_timeout: float = Field(
         10.0, gt=0, le=300, description="blocking: wait for an action's outcome, after which it counts as lost [s]"
     )
@@ -35,11 +42,15 @@ class LoopConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An image. ``stamp``: when the camera took it; ``received``: when it came in [s]; ``data``: not looked at here."""
+    """An image. ``stamp``: when the camera took it; ``received``: when it came in [s]; ``data``: not looked at here.
+
+    ``fingerprint``: the same for the same picture, None where that is not known.
+    """
 
     stamp: float
     received: float
     data: Any
+    fingerprint: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,7 @@ class BaseLoop(ABC):
         self._running = False
         self._instruction = ""
         self._frame: Frame | None = None
+        self._repeats = 0  # of its picture
         self._arm: ArmState | None = None
         self._now = -math.inf
         self._tickets = 0
@@ -160,6 +172,9 @@ class BaseLoop(ABC):
             self._instruction, self._valid = text.strip(), None
 
     def on_frame(self, frame: Frame) -> None:
+        last = None if self._frame is None else self._frame.fingerprint
+        same = last is not None and frame.fingerprint == last
+        self._repeats = self._repeats + 1 if same else 0
         self._frame = frame
 
     def on_arm_state(self, state: ArmState, action_sequence: int, outcome: Outcome, outcome_stamp: float) -> None:
@@ -238,6 +253,9 @@ class BaseLoop(ABC):
         age, limit = now - self._frame.stamp, self._config.image_max_age
         if not -self._config.future_tolerance <= age <= limit:
             return Wait("stale_image", f"newest image is {age:.3f} s old, allowed are 0 to {limit} s")
+        if 0 < self._config.frozen_repeats <= self._repeats:
+            times = self._repeats + 1
+            return Wait("frozen_image", f"the camera sent the very same picture {times} times: it is frozen, or covered")
         if self._frame.stamp <= self._images_after:
             return Wait("no_image", "no image from after the start of control yet")
         if self._used_stamp is not None and self._frame.stamp <= self._used_stamp:
