@@ -116,7 +116,7 @@ def test_a_frozen_picture_under_new_stamps_stops_inference(mode: str) -> None:
 
     def show(fingerprint: int | None, times: int) -> None:
         for _ in range(times):
-            bench.pass_time()
+            bench.pass_time(image=False)
             bench.loop.on_frame(Frame(bench.now, bench.now, None, fingerprint))
 
     bench = Bench(mode, frozen_repeats=3)

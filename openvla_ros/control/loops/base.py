@@ -254,8 +254,8 @@ class BaseLoop(ABC):
         if not -self._config.future_tolerance <= age <= limit:
             return Wait("stale_image", f"newest image is {age:.3f} s old, allowed are 0 to {limit} s")
         if 0 < self._config.frozen_repeats <= self._repeats:
-            times = self._repeats + 1
-            return Wait("frozen_image", f"the camera sent the very same picture {times} times: it is frozen, or covered")
+            detail = f"the camera sent the very same picture {self._repeats + 1} times: it is frozen, or covered"
+            return Wait("frozen_image", detail)
         if self._frame.stamp <= self._images_after:
             return Wait("no_image", "no image from after the start of control yet")
         if self._used_stamp is not None and self._frame.stamp <= self._used_stamp:
