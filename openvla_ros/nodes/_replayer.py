@@ -6,7 +6,6 @@ import contextlib
 import math
 import threading
 import time
-from typing import Any
 
 import openvla_ros.msg as ours
 from openvla_ros.errors import OpenVLAError, ReplayError
@@ -30,6 +29,7 @@ from openvla_ros.types import Action, ArmState, Pose
 
 _SILENCE = 0.5  # [s] without safety_status or arm_state after which nothing more is sent
 _APPROACH_PERIOD = 0.2  # [s] of one small step to the start pose
+_SETTLED = 1.0  # [s] without a change among nodes and subscriptions after which all of them are taken to be known
 
 
 class Replayer:
@@ -44,6 +44,7 @@ class Replayer:
         self._tolerance = tolerance
         self._sequence = round(operator.now() * 1e3)  # as the policy's: above all before
         self._first = self._sequence
+        self._begun = operator.now()
         self._sent: dict[int, Sent] = {}
         self._states: list[ArmState] = []
         self._frame: tuple[str, tuple[str, ...]] = ("", ())
@@ -51,13 +52,13 @@ class Replayer:
         self._heard = {"safety_status": -math.inf, "arm_state": -math.inf}  # steady clock [s]
         self._target: Pose | None = None  # last one commanded
         self._running = False
+        self._foreign = False  # whether the filter has answered somebody else's action
         self._stopped = ""
         self._stop = threading.Event()
         self._actions = operator.node.create_publisher(ours.DeltaAction, "action", _qos.LATEST)
         operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
         operator.watch(ours.ArmState, "arm_state", _qos.LATEST, self._on_arm_state)
         operator.watch(ours.SafeCommand, "command", _qos.LATEST, self._on_command)
-        operator.watch(ours.DeltaAction, "action", _qos.STREAM, self._on_action)
 
     # ---- watching, in the operator's thread
 
@@ -68,8 +69,12 @@ class Replayer:
         if sent is not None and message.verdict in VERDICTS:
             sent.verdict = VERDICTS[message.verdict]
             sent.reasons = tuple(r.rule for r in message.reports)
-        if message.state in (ours.SafetyStatus.STOPPED, ours.SafetyStatus.WAITING):
+        if message.state == ours.SafetyStatus.STOPPED:
             self._halt(_why(message))
+        # Heard from the filter, which knows all publishers, even where discovery has not told us of one.
+        if message.action_sequence and not self._is_ours(message.action_sequence) and self._is_new(message):
+            self._foreign = True
+            self._halt(f"somebody else publishes actions (number {message.action_sequence}): is a policy active?")
 
     def _on_arm_state(self, message: ours.ArmState) -> None:
         self._heard["arm_state"] = time.monotonic()
@@ -79,9 +84,12 @@ class Replayer:
     def _on_command(self, message: ours.SafeCommand) -> None:
         self._target = None if message.kind == ours.SafeCommand.HOLD else _convert.pose(message.target)
 
-    def _on_action(self, message: ours.DeltaAction) -> None:
-        if not self._first < message.sequence <= self._sequence:
-            self._halt("somebody else publishes actions: is a policy active?")
+    def _is_ours(self, sequence: int) -> bool:
+        return self._first < sequence <= self._sequence
+
+    def _is_new(self, message: ours.SafetyStatus) -> bool:
+        """Not one of the latched ones from before."""
+        return _convert.seconds(message.header.stamp) > self._begun
 
     def _halt(self, reason: str) -> None:
         if self._running:
@@ -95,6 +103,7 @@ class Replayer:
         self._operator.wait_for("safety_status: is the safety filter running?", lambda: self._status, timeout)
         self._operator.wait_for("arm_state: is the arm driver running?", lambda: self._states, timeout)
         self._operator.wait_for_listener("action", "safety_filter", timeout)
+        self._settle(timeout)
         self._check_alone()
         name = str(self._operator.parameter("arm_driver", "robot"))
         check_graph(self._plan, Graph(name, load_robot(name), *self._frame))
@@ -103,8 +112,21 @@ class Replayer:
         if status.state == ours.SafetyStatus.STOPPED or status.stop_pressed:
             raise ReplayError(f"{_why(status)}: release the stop and call `openvla-ros reset` first")
 
+    def _settle(self, timeout: float) -> None:
+        """Wait until nodes have found each other: the first action would be lost, another publisher not seen."""
+        node, deadline, known, since = self._operator.node, time.monotonic() + timeout, None, 0.0
+        while time.monotonic() < deadline:
+            now = sorted(node.get_node_names_and_namespaces()), self._actions.get_subscription_count()
+            if now != known:
+                known, since = now, time.monotonic()
+            elif time.monotonic() - since > _SETTLED:
+                return
+            time.sleep(0.05)
+
     def _check_alone(self) -> None:
         """Two publishers of actions would move the arm in turns."""
+        if self._foreign:
+            raise ReplayError("somebody else publishes actions: deactivate the policy first, or the arm gets both")
         own = self._operator.node.get_name()
         for info in self._operator.node.get_publishers_info_by_topic("action"):
             if info.node_name == own:
@@ -216,7 +238,6 @@ class Replayer:
         self._actions.publish(message)
 
 
-def _why(status: Any) -> str:
+def _why(status: ours.SafetyStatus) -> str:
     reasons = "; ".join(f"{r.rule}: {r.detail}" for r in status.reports) or "no reason given"
-    name = "waiting" if status.state == ours.SafetyStatus.WAITING else "stopped"
-    return f"the safety filter is {name} ({reasons})"
+    return f"the safety filter is stopped ({reasons})"
