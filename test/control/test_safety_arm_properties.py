@@ -21,7 +21,7 @@ from openvla_ros.control.safety import Verdict
 
 STEPS = 60  # of one walk
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-WALKS = settings(max_examples=500 if NIGHTLY else 6, deadline=None)
+WALKS = settings(max_examples=200 if NIGHTLY else 6, deadline=None)
 NAMES = ("wx250s", "panda")
 SLACK = 2e-3  # [rad], [m]: filter and driver each find the joints by themselves
 

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from openvla_ros.control import quaternion
 from openvla_ros.control.safety import State, Verdict, rules
+from openvla_ros.control.safety.motion import share_until
 from openvla_ros.control.safety.rules.tracking import share_within_angle, share_within_ball
 from openvla_ros.types import Pose
 
@@ -426,3 +427,13 @@ def test_one_and_the_same_instant_again_is_refused() -> None:
     assert scene.step((0.01, 0, 0)).verdict is Verdict.ACCEPTED
     decision = scene.step((0.01, 0, 0), dt=0.0, stamp=scene.now, observation_stamp=scene.now)
     assert codes(decision) == {"rate"}
+
+
+@given(st.floats(-2, 0), st.floats(1e-6, 2), st.floats(-1, 1))
+def test_the_search_for_a_bound_ends_just_inside_it(start: float, end: float, bend: float) -> None:
+    def excess(share: float) -> float:
+        return start + (end - start) * share + bend * min(-start, end) * share * (1 - share)
+
+    share = share_until(excess)
+    assert excess(share) <= 0
+    assert share == 0 or excess(share + 1e-4) > excess(share) > -1e-5

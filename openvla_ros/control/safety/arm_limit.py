@@ -23,7 +23,7 @@ _FAST = 0.5  # share of a joint's speed limit
 _NEGLIGIBLE = 0.01  # share of the largest step below which a search is not worth its time
 # Of x y z and the rotation about them: what is lengthened together, and the halvings of each search. What they leave is
 # what the next action goes on with; each costs a joint path.
-_SEARCHES = ((range(6), 6), (range(3), 3), (range(3, 6), 3), *(([i], 3) for i in range(6)))
+_SEARCHES = ((range(6), 6), (range(3), 2), (range(3, 6), 2), *(([i], 2) for i in range(6)))
 
 _Objections = dict[str, tuple[Objection, JointPath]]  # by code: the first one, and the path that it is against
 

@@ -13,6 +13,7 @@ from openvla_ros.control import quaternion
 from openvla_ros.control.safety.arm import JointPath
 from openvla_ros.types import Action, ArmState, Array, Pose, RuleReport, StampedAction
 
+_INSIDE = 1e-7  # [rad] that a search ends within a bound
 TOLERANCE = (
     1e-9  # a limit is reached, not exceeded, within this (relative to it); far above rounding, far below a motor step
 )
@@ -190,6 +191,31 @@ def largest_share(allowed: Callable[[float], bool]) -> float:
     for _ in range(20):
         middle = (low + high) / 2
         low, high = (middle, high) if allowed(middle) else (low, middle)
+    return low
+
+
+def share_until(excess: Callable[[float], float]) -> float:
+    """The share in [0, 1] of a step at which a smooth ``excess``, above 0 at 1, is 0; 0 where it is so from the start.
+
+    To 1e-7 of its value, from below, by false position (Illinois): a few evaluations where bisection takes twenty.
+    """
+    low, high, below, above = 0.0, 1.0, excess(0.0) + _INSIDE, excess(1.0) + _INSIDE
+    if below >= 0:
+        return 0.0
+    side = 0
+    for _ in range(20):
+        share = (low * above - high * below) / (above - below)
+        value = excess(share) + _INSIDE
+        if value > 0:
+            high, above = share, value
+            below = below / 2 if side > 0 else below
+            side = 1
+        else:
+            low, below = share, value
+            above = above / 2 if side < 0 else above
+            side = -1
+            if value > -_INSIDE:
+                break
     return low
 
 

@@ -7,12 +7,14 @@ does not. Where the arm starts outside, it may move inwards only.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from openvla_ros.control import quaternion
 from openvla_ros.control.safety.arm import AXES
 from openvla_ros.control.safety.config import SafetyConfig, Vector
-from openvla_ros.control.safety.motion import Context, Motion, largest_share, length
+from openvla_ros.control.safety.motion import Context, Motion, largest_share, length, share_until
 from openvla_ros.types import Array, RuleReport
 
 CODE = "workspace"
@@ -50,23 +52,32 @@ class Workspace:
     def _orientation(self, motion: Motion) -> tuple[Motion, list[RuleReport]]:
         if length(motion.rotvec) == 0:
             return motion, []
-        start = quaternion.to_rotvec(quaternion.multiply(motion.anchor.quaternion, self._from_reference))
+        relative = quaternion.multiply(motion.anchor.quaternion, self._from_reference)
+        start = quaternion.to_rotvec(relative)
         bounds = _inwards_only(self._rotation_lower, self._rotation_upper, start.tolist())
 
         def at(share: float) -> list[float]:
-            turned = quaternion.multiply(quaternion.from_rotvec(share * motion.rotvec), motion.anchor.quaternion)
-            rotvec = quaternion.to_rotvec(quaternion.multiply(turned, self._from_reference))
-            return _nearest(rotvec, start).tolist()
+            turned = quaternion.multiply(quaternion.from_rotvec(share * motion.rotvec), relative)
+            return _nearest(quaternion.to_rotvec(turned), start).tolist()
 
-        def outside(share: float) -> list[int]:
-            return [i for i, v in enumerate(at(share)) if not bounds[i][0] - _ROUNDING <= v <= bounds[i][1] + _ROUNDING]
+        def excess(share: float, i: int) -> float:
+            value = at(share)[i]
+            return max(bounds[i][0] - value, value - bounds[i][1])
 
-        if not outside(1.0):
+        def outside(values: list[float]) -> list[int]:
+            return [i for i, v in enumerate(values) if not bounds[i][0] - _ROUNDING <= v <= bounds[i][1] + _ROUNDING]
+
+        asked = at(1.0)
+        beyond = outside(asked)
+        if not beyond:
             return motion, []
-        share = largest_share(lambda share: not outside(share))
-        asked, allowed = at(1.0), at(share)
+        share = min(share_until(partial(excess, i=i)) for i in beyond)
+        allowed = at(share)
+        if outside(allowed):  # an axis that leaves its bounds on the way only
+            share = largest_share(lambda share: not outside(at(share)))
+            allowed = at(share)
         reports = []
-        for i in outside(1.0):
+        for i in beyond:
             limit = self._rotation_lower[i] if asked[i] < bounds[i][0] else self._rotation_upper[i]
             detail = f"rotation about {AXES[i]} from the reference [rad]: rotation scaled"
             reports.append(RuleReport(CODE, detail, asked[i], allowed[i], limit))
