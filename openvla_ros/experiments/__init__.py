@@ -1,0 +1,1 @@
+"""Many episodes: run, recorded, scored, reported."""
