@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -62,7 +64,7 @@ class SafetyFilterNode(Node):
         self._measured: Pose | None = None
         self._pressed = False
         self._signalled = False
-        self._last_status = self._last_refusal = 0.0
+        self._last_status = self._last_refusal = -math.inf  # steady clock [s]
         self._action = ours.DeltaAction()  # the one being answered
         self._command = Outlet(self)
         self._status = self.create_publisher(ours.SafetyStatus, "safety_status", _qos.STATUS)
@@ -152,8 +154,8 @@ class SafetyFilterNode(Node):
         now = self._now()
         before = self._filter.state
         decision = self._filter.tick(now)
-        # `now` may run backwards when the system clock is set; the heartbeat must not stop for that.
-        due = not 0.0 <= now - self._last_status < 1.0 / self._settings.status_hz
+        # Not by `now`: the heartbeat must not stop when the clock of the stamps is set back, or stands still.
+        due = time.monotonic() - self._last_status >= 1.0 / self._settings.status_hz
         if decision.command is not None or decision.state is not before or due:
             self._publish(decision, now)
 
@@ -168,9 +170,9 @@ class SafetyFilterNode(Node):
             command.decided = _convert.time_msg(now)
             self._command.send(command)
         if decision.verdict is Verdict.REFUSED and decision.command is None:
-            if 0.0 <= now - self._last_refusal < REFUSAL_INTERVAL:
+            if time.monotonic() - self._last_refusal < REFUSAL_INTERVAL:
                 return
-            self._last_refusal = now
+            self._last_refusal = time.monotonic()
         last = self._filter.last_command
         nothing = np.full(7, np.nan)
         status = ours.SafetyStatus(
@@ -186,7 +188,7 @@ class SafetyFilterNode(Node):
         )
         status.header.stamp = _convert.time_msg(now)
         self._status.publish(status)
-        self._last_status = now
+        self._last_status = time.monotonic()
         reasons = "; ".join(f"{r.rule}: {r.detail}" for r in decision.reports)
         level = {State.STOPPED: ERROR, State.ACTIVE: OK}.get(decision.state, WARN)
         self._diagnostics.set(level, decision.state.name.lower() + (f" ({reasons})" if reasons else ""))
