@@ -167,6 +167,7 @@ class RobotDescription(_Frozen):
     joints: tuple[Joint, ...] = Field(min_length=1)
     gripper: Gripper
     poses: dict[str, tuple[Finite, ...]]
+    touching_links: tuple[tuple[str, str], ...] = ()  # bodies of the model that touch by design: no collision
     workspace: Workspace
     cartesian_limits: CartesianLimits
     action: AcceptedActions

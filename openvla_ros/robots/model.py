@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 import mujoco
+import numpy as np
 
 from openvla_ros.errors import ConfigError
 from openvla_ros.robots.description import RobotDescription
@@ -33,9 +34,15 @@ def robot_spec(robot: RobotDescription, scene: Path | None = None) -> mujoco.MjS
     return spec
 
 
-def kinematic_model(robot: RobotDescription) -> mujoco.MjModel:
-    """The arm alone, its fingers fixed: nq == nv == n, in the description's joint order."""
+def kinematic_model(robot: RobotDescription, fingers: float | None = None) -> mujoco.MjModel:
+    """The arm alone, its fingers fixed: nq == nv == n, in the description's joint order.
+
+    fingers: the opening, 0 closed to 1 open, that they are fixed at; None: where the model draws them.
+    """
     spec = robot_spec(robot)
+    if fingers is not None:
+        for finger in robot.gripper.fingers:
+            _slide(spec.joint(finger.name), finger.position(fingers))
     for element in [*spec.actuators, *spec.equalities, *spec.sensors]:
         spec.delete(element)
     for joint in list(spec.joints):
@@ -46,6 +53,13 @@ def kinematic_model(robot: RobotDescription) -> mujoco.MjModel:
     if order != robot.joint_names:
         raise ConfigError(f"robot {robot.name}: joints are {robot.joint_names}, but {robot.model} has them as {order}")
     return model
+
+
+def _slide(joint: mujoco.MjsJoint, position: float) -> None:
+    """Move a sliding finger's body to a joint position [m]."""
+    axis = np.empty(3)
+    mujoco.mju_rotVecQuat(axis, joint.axis / np.linalg.norm(joint.axis), joint.parent.quat)
+    joint.parent.pos = joint.parent.pos + position * axis
 
 
 def _adapt(

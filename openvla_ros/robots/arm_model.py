@@ -1,0 +1,218 @@
+"""The arm as the safety filter asks about it: joint paths, singularities, distances. Fast, on MuJoCo alone.
+
+Written apart from ``Kinematics``, which the arm driver plans with: two opinions on whether a motion can be carried out.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import combinations
+
+import mujoco
+import numpy as np
+
+from openvla_ros.errors import ConfigError
+from openvla_ros.robots.description import RobotDescription
+from openvla_ros.robots.model import kinematic_model
+from openvla_ros.types import Array, Pose
+
+_WXYZ, _XYZW = [3, 0, 1, 2], [1, 2, 3, 0]  # MuJoCo's order of a quaternion from ours, and back
+_ITERATIONS = 8  # of one waypoint; two are usual
+_POSITION_TOLERANCE, _ROTATION_TOLERANCE = 1e-5, 1e-4  # [m], [rad] at the end of a path, a tenth of the driver's
+_ON_THE_WAY = 100.0  # times these in between: the next waypoint starts afresh, nothing adds up
+_DAMPING = 1e-7 * np.eye(6).ravel()  # keeps the step finite at a singularity, too small to slow it anywhere else
+_MAX_STEP = 0.5  # [rad] of any joint in one iteration
+_POSTURES = 5000  # tried to find the reach
+_POSTURE_GAIN = 0.02  # of a redundant arm's elbow towards its start pose in each waypoint, as the driver's
+_SPHERE, _CAPSULE = int(mujoco.mjtGeom.mjGEOM_SPHERE), int(mujoco.mjtGeom.mjGEOM_CAPSULE)
+_CYLINDER, _BOX = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_BOX)
+
+
+class ArmModel:
+    """``control.safety.arm.ArmModel`` of a described arm. Base frame throughout; joints in the description's order.
+
+    Shapes that collide are the model's geoms with a contype or conaffinity, fingers open: spheres, capsules, cylinders
+    and boxes. Links joined by one joint are not compared, nor those that the description's touching_links names.
+    Not thread-safe: it works on one state.
+    """
+
+    def __init__(self, robot: RobotDescription) -> None:
+        self.joint_names = robot.joint_names
+        self.lower, self.upper, self.max_velocity = robot.lower, robot.upper, robot.max_velocity
+        self._model = kinematic_model(robot, fingers=1.0)
+        self._data = mujoco.MjData(self._model)
+        self._site = self._model.site(robot.end_effector_site).id
+        self._posture = robot.pose("start")
+        self._jacobian = np.zeros((6, self._model.nv))
+        # What MuJoCo's functions write to; numpy's would cost most of a path's time.
+        self._goal, self._now, self._turn, self._error = np.zeros(4), np.zeros(4), np.zeros(3), np.zeros(6)
+        self._gram, self._solution, self._step = np.zeros((6, 6)), np.zeros(6), np.zeros(self._model.nv)
+        shapes = [i for i in range(self._model.ngeom) if self._model.geom_contype[i] or self._model.geom_conaffinity[i]]
+        self._check_shapes(robot, shapes)
+        self._pairs = self._pairs_of(robot, shapes)
+        self.pair_names = tuple(f"{self._link(a)} and {self._link(b)}" for a, b in self._pairs)
+        first, second = np.array(self._pairs, dtype=int).reshape(-1, 2).T
+        self._first, self._second = first, second
+        self._near = self._model.geom_rbound[first] + self._model.geom_rbound[second]
+        # What hangs on the base without a joint stands on the table for good.
+        self._over_table = np.array([i for i in shapes if self._weld(i) != 0], dtype=int)
+        self.link_names = tuple(map(self._link, self._over_table))
+        self._support = _Support(self._model, self._over_table)
+
+    @cached_property
+    def reach(self) -> float:
+        """[m] that the end effector gets away from the base frame's origin: the best of random postures, plus 3 %."""
+        postures = np.random.default_rng(0).uniform(self.lower, self.upper, (_POSTURES, len(self.lower)))
+        return 1.03 * max(float(np.linalg.norm(self.forward(q).position)) for q in postures)
+
+    def forward(self, q: Array) -> Pose:
+        """Pose of the end effector at joint positions q (n,) [rad]."""
+        self._place(q)
+        mujoco.mju_mat2Quat(self._now, self._data.site_xmat[self._site])
+        return Pose(self._data.site_xpos[self._site].copy(), self._now[_XYZW])
+
+    def path(self, q_start: Array, target: Pose, count: int) -> Array | None:
+        """Joint positions (count + 1, n) [rad] along the straight line to ``target``, q_start (n,) first.
+
+        Evenly spaced: position linear, rotation by slerp, as ``Kinematics.path``. Newton's method from each waypoint to
+        the next. Not held within joint limits: whoever asks judges that. None where it does not converge.
+        """
+        self._place(q_start)
+        start = self._data.site_xpos[self._site].copy()
+        quaternion = np.empty(4)
+        mujoco.mju_mat2Quat(quaternion, self._data.site_xmat[self._site])
+        line = target.position - start
+        mujoco.mju_subQuat(self._turn, target.quaternion[_WXYZ], quaternion)
+        turn = self._turn.copy()
+        positions = np.empty((count + 1, len(q_start)))
+        positions[0] = q = q_start
+        for i in range(1, count + 1):
+            self._goal[:] = quaternion
+            mujoco.mju_quatIntegrate(self._goal, turn, i / count)
+            found = self._solve(q, start + i / count * line, 1.0 if i == count else _ON_THE_WAY)
+            if found is None:
+                return None
+            positions[i] = q = found
+        return positions
+
+    def redundant_part(self, q: Array, offset: Array) -> Array:
+        """(n,) the part of a joint ``offset`` (n,) at q (n,) that does not move the end effector [rad]."""
+        if len(q) <= 6:
+            return np.zeros_like(q)
+        self._place(q)
+        jacobian = self._take_jacobian()
+        return offset - np.linalg.pinv(jacobian) @ (jacobian @ offset)
+
+    def smallest_singular_value(self, q: Array) -> float:
+        """Of the Jacobian in m and rad at q (n,): the end effector's speed in its worst direction, per joint speed."""
+        self._place(q)
+        return float(np.linalg.svd(self._take_jacobian(), compute_uv=False)[-1])
+
+    def distances(self, q: Array, cutoff: float) -> Array:
+        """(len(pair_names),) [m] between links at q (n,), negative where they overlap, at most ``cutoff``."""
+        self._place(q)
+        places = self._data.geom_xpos
+        apart = places[self._first] - places[self._second]
+        far = (apart * apart).sum(axis=1) >= (self._near + cutoff) ** 2
+        found = np.full(len(far), cutoff)
+        for i in np.flatnonzero(~far).tolist():
+            a, b = self._pairs[i]
+            found[i] = mujoco.mj_geomDistance(self._model, self._data, a, b, cutoff, None)
+        return found
+
+    def heights(self, q: Array) -> Array:
+        """(len(link_names),) [m] of each link's lowest point at q (n,) above the base frame's origin."""
+        self._place(q)
+        shapes = self._over_table
+        return self._data.geom_xpos[shapes, 2] - self._support(self._data.geom_xmat[shapes, 6:])
+
+    def _place(self, q: Array) -> None:
+        self._data.qpos[:] = q
+        mujoco.mj_kinematics(self._model, self._data)
+
+    def _take_jacobian(self) -> Array:
+        """(6, n) at the joint positions that were placed last. The same array each time."""
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_jacSite(self._model, self._data, self._jacobian[:3], self._jacobian[3:], self._site)
+        return self._jacobian
+
+    def _solve(self, q: Array, point: Array, slack: float) -> Array | None:
+        """Joint positions (n,) at ``point`` (3,) and self._goal, from q, where the model is placed already."""
+        data, error = self._data, self._error
+        wander = _POSTURE_GAIN * (self._posture - q) if len(q) > 6 else None
+        for i in range(_ITERATIONS):
+            matrix = data.site_xmat[self._site]
+            mujoco.mju_mat2Quat(self._now, matrix)
+            mujoco.mju_subQuat(self._turn, self._goal, self._now)
+            mujoco.mju_mulMatVec(error[3:], matrix.reshape(3, 3), self._turn)
+            mujoco.mju_sub3(error[:3], point, data.site_xpos[self._site])
+            distance, angle = mujoco.mju_norm3(error[:3]), mujoco.mju_norm3(error[3:])
+            if i and distance < slack * _POSITION_TOLERANCE and angle < slack * _ROTATION_TOLERANCE:
+                return q
+            step = self._step_towards(wander)
+            wander = None
+            largest = max(map(abs, step.tolist()))
+            q = q + (step if largest <= _MAX_STEP else step * (_MAX_STEP / largest))
+            self._place(q)
+        return None
+
+    def _step_towards(self, wander: Array | None) -> Array:
+        """The least joint step (n,) that undoes self._error (6,), added to a step ``wander`` (n,) of the elbow."""
+        jacobian, error, step = self._take_jacobian(), self._error, self._step
+        if wander is not None:
+            error -= jacobian @ wander
+        mujoco.mju_mulMatMatT(self._gram, jacobian, jacobian)
+        mujoco.mju_addTo(self._gram.reshape(-1), _DAMPING)
+        mujoco.mju_cholFactor(self._gram, 0.0)
+        mujoco.mju_cholSolve(self._solution, self._gram, error)
+        mujoco.mju_mulMatTVec(step, jacobian, self._solution)
+        return step if wander is None else step + wander
+
+    def _check_shapes(self, robot: RobotDescription, shapes: list[int]) -> None:
+        for i in shapes:
+            if self._model.geom_type[i] not in (_SPHERE, _CAPSULE, _CYLINDER, _BOX):
+                raise ConfigError(
+                    f"robot {robot.name}: {self._link(i)} has a colliding shape that is no sphere, capsule, cylinder "
+                    f"or box; put some around it in {robot.model}, and give the other contype and conaffinity 0"
+                )
+
+    def _pairs_of(self, robot: RobotDescription, shapes: list[int]) -> list[tuple[int, int]]:
+        """Pairs of geoms whose distance is to be watched."""
+        weld_parent = self._model.body_weldid[self._model.body_parentid]
+        bodies = {self._model.body(i).name for i in range(self._model.nbody)}
+        touching = {frozenset(pair) for pair in robot.touching_links}
+        unknown = set().union(*touching) - bodies
+        if unknown:
+            raise ConfigError(f"robot {robot.name}: touching_links names {sorted(unknown)}; there are {sorted(bodies)}")
+        pairs = []
+        for a, b in combinations(shapes, 2):
+            first, second = self._weld(a), self._weld(b)
+            joined = first == second or first == weld_parent[second] or second == weld_parent[first]
+            if not joined and frozenset((self._link(a), self._link(b))) not in touching:
+                pairs.append((a, b))
+        return pairs
+
+    def _weld(self, geom: int) -> int:
+        """The body that a geom's body is fixed to."""
+        return int(self._model.body_weldid[self._model.geom_bodyid[geom]])
+
+    def _link(self, geom: int) -> str:
+        return str(self._model.body(self._model.geom_bodyid[geom]).name)
+
+
+class _Support:
+    """How far each shape extends along a direction that is given in its own axes."""
+
+    def __init__(self, model: mujoco.MjModel, shapes: Array) -> None:
+        size, kind = model.geom_size[shapes], model.geom_type[shapes]
+        box, sphere, cylinder = kind == _BOX, kind == _SPHERE, kind == _CYLINDER
+        self._half = np.where(box[:, None], size, 0.0)
+        # Cylinders and capsules lie along their z: half length in size[1], radius in size[0].
+        self._half[:, 2] = np.where(box, size[:, 2], np.where(sphere, 0.0, size[:, 1]))
+        self._ball = np.where(box | cylinder, 0.0, size[:, 0])
+        self._disc = np.where(cylinder, size[:, 0], 0.0)
+
+    def __call__(self, directions: Array) -> Array:
+        """(k,) [m] of unit directions (k, 3)."""
+        across = np.sqrt(np.maximum(1.0 - directions[:, 2] ** 2, 0.0))
+        return (abs(directions) * self._half).sum(axis=1) + self._ball + self._disc * across
