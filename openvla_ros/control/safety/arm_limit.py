@@ -135,8 +135,10 @@ class _Paths:
         start, target = self._start, motion.target()
         distance, angle = quaternion.errors(self._here, target)
         count = max(1, math.ceil(max(distance / _SPACING_M, angle / _SPACING_RAD)))
-        positions = self._model.path(start.q, target, count)
         finer = math.ceil(motion.duration / _WAYPOINT_S)
+        if len(start.q) > 6:
+            count = max(count, finer)  # where the elbow goes depends on the waypoints
+        positions = self._model.path(start.q, target, count)
         if positions is not None and finer > count and self._is_fast(positions, motion.duration / count):
             positions = self._model.path(start.q, target, finer)
         if positions is None:
