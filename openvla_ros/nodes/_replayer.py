@@ -83,6 +83,8 @@ class Replayer:
 
     def _on_command(self, message: ours.SafeCommand) -> None:
         self._target = None if message.kind == ours.SafeCommand.HOLD else _convert.pose(message.target)
+        if message.action_sequence in self._sent:
+            self._sent[message.action_sequence].target = self._target
 
     def _is_ours(self, sequence: int) -> bool:
         return self._first < sequence <= self._sequence

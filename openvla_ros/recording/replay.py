@@ -49,7 +49,8 @@ class Path:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One action to send. time: seconds after the first; sequence, verdict, reasons: as recorded."""
+    """One action to send. time: seconds after the first; sequence, verdict, reasons, target (what the safety filter
+    commanded, None where it refused): as recorded."""
 
     time: float
     action: Action
@@ -59,6 +60,7 @@ class PlannedStep:
     sequence: int
     verdict: str
     reasons: tuple[str, ...]
+    target: Pose | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def make_plan(episode: Episode, source: Source) -> Plan:
             sequence=step.sequence,
             verdict=step.verdict,
             reasons=tuple(r.rule for r in step.reasons),
+            target=step.command.target if step.command is not None and not step.command.hold else None,
         )
         for step, action in chosen
     ]
@@ -209,7 +212,8 @@ def step_towards(goal: Pose, anchor: Pose, max_m: float = 0.01, max_rad: float =
 
 @dataclass
 class Sent:
-    """One action as it was sent. time: seconds of the ROS clock; late: seconds after it was due."""
+    """One action as it was sent. time: seconds of the ROS clock; late: seconds after it was due; verdict, reasons,
+    target: what the safety filter made of it now."""
 
     step: PlannedStep
     sequence: int
@@ -217,6 +221,14 @@ class Sent:
     late: float
     verdict: str = ""
     reasons: tuple[str, ...] = ()
+    target: Pose | None = None
+
+    @property
+    def target_mm(self) -> float | None:
+        """Distance between what was commanded then and now: timing has no part in it. None where one was refused."""
+        if self.target is None or self.step.target is None:
+            return None
+        return distance(self.step.target, self.target)[0] * 1e3
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,12 @@ from rich.table import Table
 from openvla_ros.recording.replay import Replay, distance
 from openvla_ros.types import Pose
 
+_ROWS = (
+    ("mm", "measured position, mm"),
+    ("deg", "measured orientation, deg"),
+    ("gripper", "gripper, of its range"),
+    ("target_mm", "commanded position, mm"),
+)
 WORST = 5  # steps that are named on the terminal
 
 
@@ -33,6 +39,7 @@ def summary(replay: Replay) -> dict[str, Any]:
             "mm": _spread([d.mm for d in differences]),
             "deg": _spread([d.degrees for d in differences]),
             "gripper": _spread([abs(d.gripper) for d in differences]),
+            "target_mm": _spread([mm for s in replay.sent if (mm := s.target_mm) is not None]),
         },
         "verdicts": {
             "recorded": dict(Counter(s.step.verdict for s in replay.sent)),
@@ -52,10 +59,10 @@ def table(replay: Replay) -> Table:
     figures = summary(replay)
     state = "complete" if replay.complete else f"STOPPED: {replay.stopped}"
     title = f"{replay.plan.episode_id}, {figures['sent']} of {figures['actions']} {replay.plan.source} actions, {state}"
-    shown = Table("pose difference after a step", "p50", "max", title=title, title_justify="left")
-    for name, unit in (("mm", "mm"), ("deg", "deg"), ("gripper", "of its range")):
+    shown = Table("difference after a step", "p50", "max", title=title, title_justify="left")
+    for name, what in _ROWS:
         spread = figures["difference"][name]
-        shown.add_row(unit, *((f"{spread['p50']:.2f}", f"{spread['max']:.2f}") if spread else ("-", "-")))
+        shown.add_row(what, *((f"{spread['p50']:.2f}", f"{spread['max']:.2f}") if spread else ("-", "-")))
     if figures["late_ms"]:
         shown.add_row("sent late, ms", *(f"{figures['late_ms'][k]:.1f}" for k in ("p50", "max")))
     shown.add_section()
@@ -88,13 +95,14 @@ def write(replay: Replay, folder: Path) -> None:
             "mm",
             "deg",
         ]
-        writer.writerow([*names, "gripper"])
+        writer.writerow([*names, "gripper", "target_mm"])
         found = {d.sent.sequence: d for d in replay.differences}
         for s in replay.sent:
             d = found.get(s.sequence)
             off = (f"{d.mm:.3f}", f"{d.degrees:.3f}", f"{d.gripper:.4f}") if d else ("", "", "")
             row = [s.step.sequence, s.sequence, f"{s.step.time:.4f}", f"{s.late * 1e3:.2f}", s.step.verdict, s.verdict]
-            writer.writerow([*row, " ".join(s.reasons), *off])
+            target = "" if s.target_mm is None else f"{s.target_mm:.3f}"
+            writer.writerow([*row, " ".join(s.reasons), *off, target])
     if replay.sent:
         _plot(replay, folder / "replay.png")
 

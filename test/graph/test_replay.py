@@ -109,6 +109,7 @@ def test_the_arm_goes_where_it_went(recorded: tuple[Running, Episode], source: S
     way = done.path.poses[-1].position - plan.start.position
     assert direction(way, STEP[:3]) > 0.95
     assert len(done.differences) == len(plan.steps)
+    assert sum(s.target_mm is not None for s in done.sent) >= COUNT - 4
     assert done.differences[-1].mm < ALLOWED_MM
 
 

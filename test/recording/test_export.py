@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from openvla_ros.cli.main import main
 from openvla_ros.errors import RecordingError
 from openvla_ros.policy.openvla.statistics import ActionStatistics
 from openvla_ros.policy.semantics import semantics_for
@@ -91,7 +92,7 @@ def test_images_survive_as_the_format_promises(tmp_path: Path, format: str, qual
         assert difference.max() <= (0 if lossless else 4)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_finite_actions_come_back_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -320,3 +321,36 @@ class TestRefusals:
         (dataset / "openvla_ros.json").write_text(json.dumps(manifest))
         with pytest.raises(RecordingError, match="changed after the export"):
             import_dataset(dataset, tmp_path / "b")
+
+
+class TestVerbs:
+    def test_there_and_back(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        episode = write_episode(tmp_path / "a", wrist=True)
+        arguments = ["export", str(tmp_path / "a"), "--format", "lerobot", "--name", "blocks", "--drop-noops"]
+        assert main([*arguments, "--output", str(tmp_path / "out"), "--images", "png", "--outcome", "success"]) == 0
+        assert "1 episodes, 4 steps at 5 Hz" in capsys.readouterr().out
+        dataset = str(tmp_path / "out" / "blocks")
+        assert main(["import", dataset, "--output", str(tmp_path / "b"), "--raw-images"]) == 0
+        after = Episode.open(tmp_path / "b" / "one")
+        assert transitions(after).actions.tobytes() == transitions(episode).actions.tobytes()
+        assert after.cameras == ["/image", "/wrist/image"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["--camera", "primary"], "NAME=TOPIC"),
+            (["--camera", "wrist=/image"], "'primary' is missing"),
+            (["--camera", "primary=/front"], "there is no camera '/front'"),
+            (["--outcome", "failure"], "nothing is left to export"),
+            (["--drop-noops", "--noop-m", "-1"], "0 or more"),
+            (["--control-hz", "2.5"], "whole numbers"),
+            (["--name", "My Blocks"], "can't be named"),
+        ],
+    )
+    def test_bad_input_is_one_clear_error(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+    ) -> None:
+        write_episode(tmp_path / "a", asked=actions(1))
+        common = ["export", str(tmp_path / "a"), "--format", "lerobot", "--name", "blocks"]
+        assert main([*common, "--output", str(tmp_path / "out"), *arguments]) == 2
+        assert reason in capsys.readouterr().err

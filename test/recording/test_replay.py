@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path as Folder
@@ -9,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from episode_maker import DOWN, JOINTS, PERIOD, actions, write_episode
+from episode_maker import DOWN, JOINTS, PERIOD, actions, picture, write_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openvla_ros.cli.main import main
 from openvla_ros.errors import PolicyError, ReplayError
+from openvla_ros.paths import resource_file
 from openvla_ros.policy.base import Prediction
+from openvla_ros.policy.registry import load_policy
 from openvla_ros.policy.semantics import DECLARED
 from openvla_ros.recording import offline, replay_report
+from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.replay import (
     Graph,
     Path,
@@ -227,3 +232,51 @@ class TestOffline:
         notes = offline.compare(episode, Parrot()).notes
         assert any("other statistics" in note for note in notes)
         assert any("JPEG" in note for note in notes)
+
+
+class TestVerb:
+    """`openvla-ros replay EPISODE --policy`, with the small checkpoint."""
+
+    CHECKPOINT = str(resource_file("openvla-tiny"))
+
+    @pytest.fixture
+    def own(self, tmp_path: Folder) -> Episode:
+        """What the small checkpoint itself said on raw images."""
+        policy = load_policy(self.CHECKPOINT, unnorm_key="bridge_orig", device="cpu", threads=1)
+        said = [policy.predict(picture(i), "lift the red block") for i in range(3)]
+        return write_episode(
+            tmp_path,
+            asked=np.array([p.action.to_array() for p in said]),
+            tokens=np.array([p.token_ids for p in said]),
+            policy={"unnorm_key": "bridge_orig"},
+        )
+
+    def test_a_checkpoint_says_again_what_it_said(self, own: Episode, tmp_path: Folder) -> None:
+        """Hazard: another image, instruction or unnorm_key than the recorded one, which no figure would show."""
+        arguments = ["replay", str(own.folder), "--policy", self.CHECKPOINT, "--device", "cpu"]
+        assert main([*arguments, "--output", str(tmp_path / "report"), "--min-agreement", "1"]) == 0
+        found = json.loads((tmp_path / "report" / "policy.json").read_text())
+        assert found["token_agreement"] == [1.0] * 7
+        assert set(found["l1"].values()) == {0.0}
+        assert found["notes"] == []
+
+    def test_another_policy_is_told_apart(self, tmp_path: Folder) -> None:
+        episode = write_episode(tmp_path, asked=actions(1), tokens=np.full((1, 7), 31744))
+        arguments = ["replay", str(episode.folder), "--policy", self.CHECKPOINT, "--unnorm-key", "bridge_orig"]
+        assert main([*arguments, "--output", str(tmp_path / "report"), "--min-agreement", "0.9"]) == 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["--policy", "nowhere/at/all"], "is not a folder"),
+            (["--policy", CHECKPOINT, "--unnorm-key", "nonsense"], "nonsense"),
+            (["--policy", CHECKPOINT, "--sim"], "without an arm"),
+            (["--source", "accepted", "--sim"], "no accepted action"),
+        ],
+    )
+    def test_bad_input_is_one_clear_error(
+        self, tmp_path: Folder, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+    ) -> None:
+        episode = write_episode(tmp_path, asked=actions(1))
+        assert main(["replay", str(episode.folder), *arguments, "--output", str(tmp_path / "report")]) == 2
+        assert reason in capsys.readouterr().err
