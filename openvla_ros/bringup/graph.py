@@ -55,11 +55,14 @@ class GraphSpec:
         return replace(self, nodes=tuple(replace(n, remappings={**n.remappings, name: topic}) for n in self.nodes))
 
     def with_argument(self, name: str, value: str) -> GraphSpec:
-        """This graph with one of ARGUMENTS set from text, typed as YAML types it: ``5`` is a number."""
+        """This graph with one of ARGUMENTS set from text, typed as YAML types it: ``5`` is a number. ConfigError."""
         argument = next(a for a in ARGUMENTS if a.name == name)
         if argument.node == "":
             return self.with_topic(name, value)
-        return self.with_parameters(argument.node, **{name: yaml.safe_load(value)})
+        try:
+            return self.with_parameters(argument.node, **{name: yaml.safe_load(value)})
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{name}: {value!r} is no YAML: {error}") from None
 
 
 @dataclass(frozen=True)

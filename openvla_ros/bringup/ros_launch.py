@@ -30,9 +30,10 @@ def _nodes(context: LaunchContext, graph: GraphSpec) -> list[Any]:
     """The node actions, once the launch arguments are known."""
     from launch_ros.actions import LifecycleNode, Node
 
+    # Holds what an including launch file has set for its own purposes, too.
     given = context.launch_configurations
     for argument in ARGUMENTS:
-        if given.get(argument.name):
+        if given.get(argument.name) and argument.fits(graph):
             graph = graph.with_argument(argument.name, given[argument.name])
     return [
         (LifecycleNode if spec.lifecycle else Node)(
@@ -40,9 +41,16 @@ def _nodes(context: LaunchContext, graph: GraphSpec) -> list[Any]:
             executable=spec.executable,
             name=spec.name,
             namespace=given.get("namespace", graph.namespace),
-            parameters=[*map(str, spec.parameter_files), spec.parameters],
+            parameters=[*map(str, spec.parameter_files), _typed(spec.parameters)],
             remappings=list(spec.remappings.items()),
             output="screen",
         )
         for spec in graph.nodes
     ]
+
+
+def _typed(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters that launch leaves as they are: it reads plain text as YAML, `5` as a number."""
+    from launch_ros.parameter_descriptions import ParameterValue
+
+    return {n: ParameterValue(v, value_type=str) if isinstance(v, str) else v for n, v in parameters.items()}
