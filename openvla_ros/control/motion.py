@@ -121,6 +121,14 @@ class Motion:
         self._watch(None, now)
         return None
 
+    def missing(self, now: float) -> str:
+        """What no motion can do without, for people; empty where all is there."""
+        if not self._is_fresh(now):
+            return f"no joint states for {self._config.state_timeout:g} s: is the arm's own driver running?"
+        if now - self._filter_heard > self._config.filter_timeout:
+            return f"the safety filter was silent for {self._config.filter_timeout:g} s: is it running?"
+        return ""
+
     @property
     def _under_way(self) -> bool:
         """Whether the motion that was sent last still runs: also when a command after it was refused."""
@@ -148,9 +156,7 @@ class Motion:
             return f"the motion's duration is {command.duration:g} s, allowed are up to {LONGEST_MOTION:g} s"
         if not 0.0 <= command.gripper <= 1.0:
             return f"the gripper's target is {command.gripper:g}, allowed are 0 (closed) to 1 (open)"
-        if not self._is_fresh(now):
-            return f"no joint states for {self._config.state_timeout:g} s: is the arm's own driver running?"
-        return ""
+        return self.missing(now)
 
     def _is_fresh(self, now: float) -> bool:
         return now - self._state_received <= self._config.state_timeout

@@ -77,10 +77,12 @@ class ArmDriverNode(Node):
         self._send(self._motion.press(bool(message.data), time.monotonic()))
 
     def _on_timer(self) -> None:
-        self._send(self._motion.tick(time.monotonic()))
+        now = time.monotonic()
+        self._send(self._motion.tick(now))
         outcome, detail = self._motion.outcome, self._motion.detail
-        if self._problem:
-            self._diagnostics.set(ERROR, self._problem)
+        problem = self._problem or self._motion.missing(now)
+        if problem:
+            self._diagnostics.set(ERROR, problem)
         elif detail:
             self._diagnostics.set(WARN, f"{outcome.name.lower()}: {detail}")
         else:

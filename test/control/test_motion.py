@@ -150,6 +150,18 @@ def test_silence_in_a_motion_gives_exactly_one_hold(drive: Drive, silent: str, s
     assert said in drive.motion.detail
 
 
+def test_silence_is_told_also_while_nothing_moves(drive: Drive) -> None:
+    """Hazard: a diagnostic that says "arrived" of an arm whose driver, or whose filter, died since."""
+    drive.go(0.1)
+    assert drive.motion.missing(drive.now) == ""
+    drive.filter = False
+    drive.go(0.3)
+    assert "safety filter was silent" in drive.motion.missing(drive.now)
+    drive.filter, drive.states = True, False
+    drive.go(0.3)
+    assert "no joint states" in drive.motion.missing(drive.now)
+
+
 def test_a_refused_command_leaves_the_watchdog_on(drive: Drive) -> None:
     """Hazard: a command is refused while the one before is moving the arm, then the filter dies: nobody holds."""
     drive.command(duration=2.0)
