@@ -96,6 +96,17 @@ def test_a_file_cut_anywhere_gives_what_is_whole(folder: Path, tmp_path: Path, p
         assert survived == everything
 
 
+def test_damage_in_a_cut_off_file_ends_it_there(tmp_path: Path) -> None:
+    """Hazard: flipped bits, which no decompressor notices in an uncompressed bag, read as measurements."""
+    folder = write_episode(tmp_path, steps=STEPS, compression="none")
+    everything = {(r.topic, r.log_time, r.data) for r in BagReader(folder).records()}
+    data = bytearray(file_of(folder).read_bytes()[:-100])
+    at = data.index(b"lift the red block")
+    data[at] ^= 0xFF
+    (tmp_path / "cut_0.mcap").write_bytes(data)
+    assert {(r.topic, r.log_time, r.data) for r in BagReader(tmp_path / "cut_0.mcap").records()} <= everything
+
+
 def test_damage_inside_a_finished_file_is_said(folder: Path, tmp_path: Path) -> None:
     """Hazard: flipped bits read as measurements."""
     data = bytearray(file_of(folder).read_bytes())
