@@ -38,7 +38,7 @@ def fingerprint(data: bytes | memoryview) -> int:
     Of a large buffer every 61st byte counts: a prime, so that every channel and column has its turn.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
-    return zlib.crc32(buffer if buffer.size < 2**16 else buffer[::61].copy())
+    return zlib.crc32((buffer if buffer.size < 2**16 else buffer[::61]).tobytes())
 
 
 def decode_raw(encoding: str, height: int, width: int, step: int, data: bytes | memoryview) -> RGB:

@@ -51,7 +51,5 @@ def test_without_ros_the_python_prefix_counts(installed: Path) -> None:
 
 def test_nowhere_is_an_error_that_says_where_it_looked(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMENT_PREFIX_PATH", "/opt/ros/none")
-    with pytest.raises(
-        ConfigError, match=r"none of .*/opt/ros/none/share/openvla_ros.*install the package again"
-    ):
+    with pytest.raises(ConfigError, match=r"none of .*/opt/ros/none/share/openvla_ros.*install the package again"):
         paths.share_dir()

@@ -48,7 +48,7 @@ class Scene:
 
     def _publish(self) -> None:
         stamp = self.operator.node.get_clock().now().to_msg()
-        image = Image(encoding="rgb8", width=4, height=4, step=12, data=array.array("B", bytes(48)))
+        image = Image(encoding="rgb8", width=4, height=4, step=12, data=array.array("B", os.urandom(48)))
         arm = ours.ArmState()
         arm.end_effector.orientation.w = 1.0
         image.header.stamp = arm.header.stamp = stamp

