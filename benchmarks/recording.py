@@ -25,6 +25,7 @@ from _report import machine_line
 
 CAMERAS = ("camera_1", "camera_2", "camera_3")
 HZ = 30.0
+SETTLE = 3.0  # [s] in which what still waits in DDS is taken
 RECORDER = ["-m", "openvla_ros.nodes.recorder_node", "--ros-args", "-p", "record:=request", "-p", "min_free_gb:=0.5"]
 VARIANTS = {
     # name: parameters of the recorder node, None for the naive way
@@ -154,6 +155,7 @@ def measure(parameters: dict[str, str] | None, seconds: float, folder: Path) -> 
             before = cpu_seconds(recorder.pid)
             print(file=sender.stdin, flush=True)
             sent, lasted = map(float, sender.stdout.readline().split())
+            time.sleep(SETTLE)
             operator.trigger("recorder/stop", 60)
             wait_until_written(folder)
             used = cpu_seconds(recorder.pid)
