@@ -7,6 +7,7 @@ dataset_statistics.json, as OpenVLA computes it. `openvla-ros import` turns the 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("out/datasets"), help="its parent (default: %(default)s)")
     parser.add_argument(
         "--source",
-        choices=("accepted", "raw"),
+        choices=("accepted", "raw", "label"),
         default="accepted",
-        help="accepted: what the safety filter passed on; raw: what the policy asked for (default: %(default)s)",
+        help="accepted: what the safety filter passed on; raw: what the policy asked for; label: what a demonstrator "
+        "would have done, where it is recorded (default: %(default)s)",
     )
     parser.add_argument(
         "--outcome",
@@ -89,7 +91,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         raise RecordingError(f"--images is for LeRobot; {args.format} keeps JPEG as it was recorded")
     noops = None
     if args.drop_noops:
-        if min(args.noop_m, args.noop_rad, args.noop_gripper) < 0:
+        if not all(0 <= value < math.inf for value in (args.noop_m, args.noop_rad, args.noop_gripper)):
             raise RecordingError("--noop-m, --noop-rad and --noop-gripper are thresholds of 0 or more")
         noops = NoopFilter(translation_m=args.noop_m, rotation_rad=args.noop_rad, gripper=args.noop_gripper)
     return ExportOptions(

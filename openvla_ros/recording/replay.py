@@ -10,17 +10,19 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from openvla_ros.errors import ReplayError
 from openvla_ros.recording.episode import Episode
-from openvla_ros.recording.export.trajectory import Source, arm_facts
+from openvla_ros.recording.export.trajectory import arm_facts
 from openvla_ros.recording.trace import Step
 from openvla_ros.robots.description import RobotDescription
 from openvla_ros.types import Action, Array, Pose
+
+Source = Literal["raw", "accepted"]
 
 _TAIL = 1.0  # [s] after the last action in which its motion ends
 

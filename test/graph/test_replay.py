@@ -15,15 +15,14 @@ from openvla_ros.errors import ReplayError
 from openvla_ros.nodes._operator import Operator
 from openvla_ros.nodes._replayer import Replayer
 from openvla_ros.recording.episode import Episode
-from openvla_ros.recording.export.trajectory import Source
-from openvla_ros.recording.replay import Path, Plan, PlannedStep, Replay, Tolerance, distance, make_plan
+from openvla_ros.recording.replay import Path, Plan, PlannedStep, Replay, Source, Tolerance, distance, make_plan
 from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.types import Action, Array, Pose
 
 STEP = np.array([0.005, 0.004, -0.003, 0.0, 0.0, 0.03, 0.5])  # below every limit of the filter
 COUNT = 10
-# Of the 71 mm of the whole way. On a quiet machine it is below 1 mm; where it is so busy that the filter misses an arm
+# Of the 71 mm of the whole way. 0.0 mm where the machine keeps up; where it is so busy that the filter misses an arm
 # state, an action starts from the measured pose and falls short.
 ALLOWED_MM = 20.0
 

@@ -133,6 +133,15 @@ def test_accepted_actions_are_what_the_arm_was_told(tmp_path: Path) -> None:
     np.testing.assert_array_equal(raw.actions, asked)
 
 
+def test_labels_are_what_the_demonstrator_would_have_done(tmp_path: Path) -> None:
+    """Hazard: a policy that learns its own mistakes; a label with the next step's image."""
+    episode = write_episode(tmp_path, labels=-actions(4))
+    trajectory, left_out = read_trajectory(episode, choose_cameras(episode, {}), "label")
+    np.testing.assert_array_equal(trajectory.actions, -actions(4))
+    assert [index_of(p["primary"].rgb()) for p in trajectory.pictures()] == [0, 1, 2, 3]
+    assert not left_out
+
+
 def test_an_action_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     """Hazard: one NaN makes all statistics NaN, and so every normalised action."""
     asked = actions(4)
@@ -295,6 +304,12 @@ class TestRefusals:
             export([write_episode(tmp_path / "a", size=(33, 48))], tmp_path / "out")
         assert list((tmp_path / "out").iterdir()) == []
 
+    def test_a_full_or_unwritable_disk(self, tmp_path: Path) -> None:
+        """A file where the folder should be fails as a full disk does."""
+        (tmp_path / "out").write_text("")
+        with pytest.raises(RecordingError, match="can't be written"):
+            export([write_episode(tmp_path / "a")], tmp_path / "out")
+
     def test_name_taken(self, tmp_path: Path) -> None:
         episode = write_episode(tmp_path / "a")
         export([episode], tmp_path / "out")
@@ -343,7 +358,10 @@ class TestVerbs:
             (["--camera", "primary=/front"], "there is no camera '/front'"),
             (["--outcome", "failure"], "nothing is left to export"),
             (["--drop-noops", "--noop-m", "-1"], "0 or more"),
+            (["--drop-noops", "--noop-rad", "nan"], "0 or more"),
             (["--control-hz", "2.5"], "whole numbers"),
+            (["--control-hz", "0"], "above 0"),
+            (["--source", "label"], "no label"),
             (["--name", "My Blocks"], "can't be named"),
         ],
     )

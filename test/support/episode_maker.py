@@ -56,11 +56,13 @@ def write_episode(
     wrist: bool = False,
     verdicts: Sequence[str] | None = None,
     tokens: Array | None = None,
+    labels: Array | None = None,
     size: tuple[int, int] = (32, 48),
     **about: Any,
 ) -> Episode:
     """An episode of the actions (n, 7). instructions: in turn, the last one stays. verdicts: of the safety filter, one
-    an action, "limited" halves it; None for an episode without filter. tokens: (n, 7) of the model."""
+    an action, "limited" halves it; None for an episode without filter. tokens: (n, 7) of the model; labels: (n, 7) of a
+    demonstrator."""
     asked = actions(4) if asked is None else asked
     known = {"robot": "wx250s", "control": Control(mode="non_blocking", control_hz=1 / PERIOD)} | about
     provenance = Provenance(episode_id=name, source="simulation", started=BEGIN, software={}, machine={}, **known)
@@ -85,6 +87,16 @@ def write_episode(
                 token_ids=None if tokens is None else tokens[i],
             )
             episode.write_message("/action", message, stamp + 0.1)
+            if labels is not None:
+                label = encode.delta_action(
+                    Action.from_array(labels[i]),
+                    sequence=1000 + i,
+                    image_stamp=stamp,
+                    stamps=(stamp, stamp, stamp),
+                    step_seconds=PERIOD,
+                    instruction=text,
+                )
+                episode.write_message("/action_label", label, stamp + 0.1)
             if verdicts is not None:
                 episode.write_message(
                     "/safety_status", _verdict(verdicts[i], 1000 + i, action, stamp + 0.11), stamp + 0.11

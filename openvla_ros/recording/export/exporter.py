@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -75,20 +76,24 @@ def export_episodes(
         raise RecordingError(f"there is no format '{options.format}'; there are {', '.join(FORMATS)}")
     if not _NAME.fullmatch(options.name):
         raise RecordingError(f"a dataset can't be named '{options.name}': use small letters, digits and '_'")
+    if options.control_hz is not None and not 0 < options.control_hz < math.inf:
+        raise RecordingError(f"a control rate of {options.control_hz:g} Hz makes no sense: give one above 0")
     target = output / options.name
     if target.exists():
         raise RecordingError(f"{target} exists already: choose another name or remove it")
     manifest, trajectories, skipped = _collect(folders, options, progress)
     staging = output / f".{options.name}.part"
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
+        staging.mkdir(parents=True)
         write = import_module(FORMATS[options.format]).write
         dataset: Path = write(staging, manifest, trajectories, **(options.format_options or {}))
         entry = {options.name: statistics.dataset_statistics(trajectories, manifest.control_hz)}
         (dataset / statistics.FILE_NAME).write_text(json.dumps(entry, indent=2) + "\n")
         manifest.save(dataset)
         (staging / options.name).rename(target)
+    except OSError as error:
+        raise RecordingError(f"the dataset can't be written to {output}: {error}") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Exported(target / dataset.relative_to(staging / options.name), manifest, skipped)
@@ -126,7 +131,7 @@ def _collect(
             "joints": joint_names,
             "cameras": cameras,
             "image sizes": {name: picture.rgb().shape for name, picture in next(trajectory.pictures()).items()},
-            "control_hz": options.control_hz or episode.provenance.control.control_hz,
+            "control_hz": episode.provenance.control.control_hz if options.control_hz is None else options.control_hz,
         }
         for name, value in same.items():
             _demand_same(facts, name, value, folder)

@@ -38,7 +38,10 @@ def import_dataset(
     written = []
     for trajectory in import_module(FORMATS[manifest.format]).read(dataset, manifest):
         progress(trajectory.provenance.episode_id)
-        written.append(_write(trajectory, manifest, output, image_quality))
+        try:
+            written.append(_write(trajectory, manifest, output, image_quality))
+        except OSError as error:
+            raise RecordingError(f"no episode can be written to {output}: {error}") from None
     return written
 
 
