@@ -25,7 +25,6 @@ from openvla_ros.nodes._markers import safety_markers
 from openvla_ros.nodes._outlet import Outlet
 from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import RobotDescription, load_robot
-from openvla_ros.types import Pose
 
 NO_ROBOT = "none"
 REFUSAL_INTERVAL = 0.004  # [s] between two refusals that are told: a flood of actions is not to become one of statuses
@@ -61,7 +60,6 @@ class SafetyFilterNode(Node):
         self._base_frame = base_frame(self._settings.base_frame, self._robot)
         self._check(config)
         self._filter = SafetyFilter(config, self._arm_model)
-        self._measured: Pose | None = None
         self._pressed = False
         self._signalled = False
         self._last_status = self._last_refusal = -math.inf  # steady clock [s]
@@ -122,9 +120,7 @@ class SafetyFilterNode(Node):
         self._publish(self._filter.on_action(_convert.stamped_action(message), now), now)
 
     def _on_arm_state(self, message: ours.ArmState) -> None:
-        state = _convert.arm_state(message)
-        self._measured = state.pose
-        self._filter.on_arm_state(state)
+        self._filter.on_arm_state(_convert.arm_state(message))
         if message.outcome == ours.ArmState.REFUSED:
             self._filter.on_refusal(message.command_sequence, message.detail)
 
@@ -197,7 +193,9 @@ class SafetyFilterNode(Node):
         last = self._filter.last_command
         target = None if last is None or last.hold else last.target
         stamp = _convert.time_msg(self._now())
-        self._markers.publish(safety_markers(self._filter.config, target, self._measured, self._base_frame, stamp))
+        self._markers.publish(
+            safety_markers(self._filter.config, target, self._filter.measured, self._base_frame, stamp)
+        )
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         def check() -> None:

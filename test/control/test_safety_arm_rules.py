@@ -18,6 +18,7 @@ from safety_arm import ArmScene, parts, share
 from safety_scene import Scene, codes
 
 from openvla_ros.control.safety import State, Verdict, rules
+from openvla_ros.control.safety.arm import Approach
 from openvla_ros.types import Action, ArmState, StampedAction
 
 Check = Callable[[], None]
@@ -239,3 +240,24 @@ def test_a_joint_beyond_its_margin_may_come_back_and_go_no_further() -> None:
     assert outwards.q[4] <= q[4] + 1e-4
     assert inwards.step((0, 0, 0), (0, -0.1, 0)).verdict is Verdict.ACCEPTED
     assert not outwards.refusals + inwards.refusals
+
+
+def test_an_arm_that_lags_far_behind_is_judged_from_where_it_is() -> None:
+    """Hazard: the driver starts over at the measured joints then, and the way from there is longer and faster."""
+    arm = scene(joints={"speed_fraction": 0.3})
+    assert "joint_speed" not in codes(arm.step((0, 0.005, 0)))
+    arm.tick(0.2)
+    q = arm.q.copy()
+    q[0] -= 0.25
+    arm.driver._reference = None
+    arm.q = q
+    decision = arm.step((0, 0.005, 0))
+    assert "joint_speed" in codes(decision)
+
+
+def test_the_fall_towards_a_limit_is_bounded_by_what_is_left() -> None:
+    """Hazard: the last step before a limit is as fast as the first."""
+    approach = Approach(0.05, 0.02, 0.2)
+    before, after = np.array([0.2, 0.04, 0.04, 0.01, 0.01]), np.array([0.035, 0.03, 0.029, 0.009, 0.02])
+    assert (approach.excess(before, after, 0.2) > 1e-12).tolist() == [False, False, True, True, False]
+    assert approach.excess(np.array(0.04), np.array(0.03), 0.1) > 0  # half the time, half the way

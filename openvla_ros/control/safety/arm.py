@@ -108,7 +108,7 @@ class Approach:
 
     def excess(self, before: Array, after: Array, time: float) -> Array:
         """How much too far each value falls within ``time`` [s]; not above 0: allowed. Arrays of one shape."""
-        falls = before - after
+        falls = np.minimum(before, self._slow_down) - after  # what is above the band does not count
         most = np.maximum(after - self._stop, 0.0) * (time / self._time)
         return np.where((after >= self._slow_down) | (falls <= 1e-9), 0.0, falls - most)
 

@@ -64,6 +64,11 @@ class SafetyFilter:
         return self._command
 
     @property
+    def measured(self) -> Pose | None:
+        """Where the arm was measured last, of what could be believed."""
+        return None if self._arm is None else self._arm.pose
+
+    @property
     def stop_reason(self) -> str:
         """Why the filter is STOPPED: the first cause since the last reset. Empty when it is not."""
         return self._stop_reason
