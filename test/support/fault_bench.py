@@ -124,7 +124,7 @@ class Bench:
     # ---- the normal course of things
 
     def make_sure_it_moves(self) -> None:
-        """Whatever the test before has left: all nodes run, the policy controls, the filter is armed, the arm swings."""
+        """Whatever came before: all nodes run, the policy controls, the filter is armed, the arm swings."""
         self.camera.mode = self.actions.mode = "pass"
         for spec in self.running.graph.nodes:
             if self.running.nodes[spec.name].poll() is not None:
