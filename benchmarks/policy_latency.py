@@ -1,124 +1,271 @@
-"""Latency of one action on this machine, against a plain transformers generate loop of the same model, in the same run.
+"""How fast one action is, by precision and decoding, beside plain transformers and the time that reading takes.
 
-Both sides use the same checkpoint, preprocessing, vision towers and projector, and the same number of threads. The
-plain side then calls `transformers.LlamaForCausalLM.generate` on the same embeddings, greedily and with its KV cache:
-what one gets by putting OpenVLA together from parts. Runs alternate, so that a busy machine slows both. In float32
-the ids of both sides must agree in every run; in bf16 rounding alone may part them, and the table says how often.
+Prints one table. `transformers` is the way the official code runs: the same vision code, then transformers' own Llama
+and its `generate`. `of floor` is the least time for reading all weights of the language model once, at the speed at
+which this machine copies memory, in relation to the time for one token of plain decoding. `draft N` is drafted decoding
+whose draft has its first N tokens right. Exactness is checked in every run: drafted tokens must be plain decoding's.
 
-    python benchmarks/policy_latency.py [--checkpoint FOLDER] [--runs 60] [--threads 1] [--precision float32]
+On a GPU it builds the official 7B dimensions with random weights; on a CPU it takes the small checkpoint.
+
+    python benchmarks/policy_latency.py [--size 7b] [--runs 30] [--output figures.json]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks._plain_transformers import PlainTransformers
+from benchmarks._random_model import SIZES, RandomWeights, make_folder
 from benchmarks._report import machine_line
+from openvla_ros.errors import ConfigError
 from openvla_ros.paths import resource_file
-from openvla_ros.policy.openvla.engine import PRECISIONS, Engine
-from openvla_ros.policy.openvla.policy import OpenVLAPolicy, choose_dataset
+from openvla_ros.policy.openvla.decoding import Ids
+from openvla_ros.policy.openvla.engine import Engine
+from openvla_ros.policy.openvla.loading import Weights, open_weights
+from openvla_ros.policy.openvla.memory import llama_bytes
+from openvla_ros.policy.openvla.precision import PRECISIONS
+from openvla_ros.policy.openvla.warm_up import warm_up
+from openvla_ros.policy.stage_clock import StageClock
 
 INSTRUCTION = "put the spoon on the towel"
-STAGES = ("preprocess", "vision", "language model", "total")
-
-
-class PlainLoop:
-    """The same model with transformers' language model in place of ours."""
-
-    def __init__(self, engine: Engine, tokens: int) -> None:
-        self.engine = engine
-        self.tokens = tokens
-        config = LlamaConfig(**engine.raw_config["text_config"])
-        self.llama = LlamaForCausalLM(config).to(engine.device, PRECISIONS[engine.precision]).eval()
-        self.llama.load_state_dict(engine.model.language_model.state_dict())
-
-    @torch.inference_mode()
-    def predict(self, image: NDArray[np.uint8], instruction: str) -> tuple[NDArray[np.int64], dict[str, float]]:
-        """Generated ids and seconds by stage."""
-        marks = [time.perf_counter()]
-        pixels, ids = self.engine.pixel_values(image), self.engine.input_ids(instruction)
-        marks.append(self._now())
-        patches = self.engine.model.image_embeddings(pixels)
-        marks.append(self._now())
-        text = self.llama.get_input_embeddings()(ids)
-        embeddings = torch.cat([text[:, :1], patches, text[:, 1:]], dim=1)
-        mask = torch.ones(embeddings.shape[:2], dtype=torch.int64, device=embeddings.device)
-        out = self.llama.generate(
-            inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=self.tokens, do_sample=False, use_cache=True
-        )
-        token_ids = out[0].cpu().numpy()
-        marks.append(self._now())
-        seconds = [*np.diff(marks).tolist(), marks[-1] - marks[0]]
-        return token_ids, dict(zip(STAGES, seconds, strict=True))
-
-    def _now(self) -> float:
-        if self.engine.device.type == "cuda":
-            torch.cuda.synchronize(self.engine.device)
-        return time.perf_counter()
-
-
-def measure(policy: OpenVLAPolicy, plain: PlainLoop, runs: int) -> tuple[dict[str, dict[str, list[float]]], int]:
-    """Seconds by side and stage of alternating predictions on random images, and how often the ids were the same."""
-    rng = np.random.default_rng(0)
-    seconds: dict[str, dict[str, list[float]]] = {side: defaultdict(list) for side in ("plain", "ours")}
-    agreed = 0
-    for run in track(range(-3, runs), "predictions", transient=True):  # the first three don't count
-        image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
-        wanted, plain_times = plain.predict(image, INSTRUCTION)
-        prediction = policy.predict(image, INSTRUCTION)
-        same = np.array_equal(prediction.token_ids, wanted)
-        if policy.engine.precision == "float32" and not same:
-            raise SystemExit(f"run {run}: the two sides generate different ids: {prediction.token_ids} and {wanted}")
-        ours = prediction.timings
-        ours_times = {**ours, "language model": ours["prefill"] + ours["decode"]}
-        if run >= 0:
-            agreed += int(same)
-            for stage in STAGES:
-                seconds["plain"][stage].append(plain_times[stage])
-                seconds["ours"][stage].append(ours_times[stage])
-    return seconds, agreed
+TOKENS = 7
+ACCEPTED = (0, 3, 6)
+PACKAGES = ("torch", "transformers", "bitsandbytes", "triton", "flash-attn", "numpy", "pillow")
 
 
 def main() -> None:
+    args = parse_arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    console, rows, notes = Console(width=max(Console().width, 140)), [], []
+    with checkpoint(args.size) as folder:
+        for precision in args.precisions:
+            try:
+                engine = load(args, folder, precision)
+            except ConfigError as error:
+                notes.append(str(error))
+                continue
+            if not rows:
+                bandwidth = copy_bandwidth(engine.device)
+                rows.append(measure_transformers(args, folder, engine))
+            rows += measure(engine, args.runs, bandwidth)
+            engine.close()
+    for row in rows:
+        row["speedup"] = rows[0]["action_ms"] / row["action_ms"]
+    title = f"OpenVLA {args.size}, {args.device}, threads: {torch.get_num_threads()}, runs: {args.runs}"
+    console.print(table(rows, title))
+    notes.append(f"memory is copied at {bandwidth / 1e9:.1f} GB/s, read and written bytes together")
+    machine = machine_line(PACKAGES) + gpu(args.device)
+    for line in (*notes, machine):
+        console.print(line, soft_wrap=True)
+    if args.output:
+        args.output.write_text(json.dumps({"machine": machine, "title": title, "notes": notes, "rows": rows}, indent=1))
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=resource_file("openvla-tiny"))
-    parser.add_argument("--unnorm-key", default="bridge_orig")
-    parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=1, help="0: torch's choice")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
-    args = parser.parse_args()
-
-    engine = Engine(args.checkpoint, device=args.device, precision=args.precision, threads=args.threads)
-    policy = OpenVLAPolicy(engine, args.checkpoint.name, choose_dataset(args.checkpoint, args.unnorm_key))
-    policy.warm_up()
-    seconds, agreed = measure(policy, PlainLoop(engine, policy.statistics.dim), args.runs)
-
-    title = (
-        f"{policy.name}, {engine.precision} on {engine.device}, threads: {torch.get_num_threads()}, runs: {args.runs}"
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--size", choices=("tiny", *SIZES), default="7b" if cuda else "tiny")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, metavar="NAME", help="default: all that fit here"
     )
-    table = Table("stage", "transformers [ms] p50 / p90", "openvla_ros [ms] p50 / p90", "ratio of p50", title=title)
-    for stage in STAGES:
-        plain, ours = (np.percentile(seconds[side][stage], [50, 90]) * 1e3 for side in ("plain", "ours"))
-        cells = [f"{p50:.1f} / {p90:.1f}" for p50, p90 in (plain, ours)]
-        table.add_row(stage, *cells, f"{plain[0] / ours[0]:.2f}x")
-    console = Console()
-    console.print(table)
-    console.print(f"the same ids in {agreed} of {args.runs} runs; preprocessing, towers and projector are shared code")
-    console.print(machine_line(("torch", "transformers", "numpy", "pillow")), soft_wrap=True)
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=0 if cuda else 1, help="0: torch's choice")
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--output", type=Path, help="write the figures as JSON, too")
+    args = parser.parse_args()
+    if args.precisions is None:  # plain transformers runs in the first one
+        args.precisions = [name for name in PRECISIONS if name != ("float32" if args.device != "cpu" else "fp8")]
+    return args
+
+
+# ---- what is measured
+
+
+@contextmanager
+def checkpoint(size: str) -> Iterator[Path]:
+    """A folder of that size; without weights, unless it is the small checkpoint."""
+    if size == "tiny":
+        yield resource_file("openvla-tiny")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make_folder(size, Path(folder))
+        yield Path(folder)
+
+
+def load(args: argparse.Namespace, folder: Path, precision: str) -> Engine:
+    """A warmed-up engine. Raises ConfigError where the precision can't be had or does not fit."""
+    weights = None if args.size == "tiny" else RandomWeights
+    engine = Engine(folder, device=args.device, precision=precision, weights=weights)
+    warm_up(engine, TOKENS)
+    return engine
+
+
+@contextmanager
+def same_weights(args: argparse.Namespace, folder: Path, engine: Engine) -> Iterator[Weights]:
+    if args.size == "tiny":
+        with open_weights(folder, engine.config, engine.device) as weights:
+            yield weights
+    else:
+        yield RandomWeights(engine.config, engine.device)
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second by copying memory, far more than any cache holds: the best of several."""
+    size = (4 << 30) if device.type == "cuda" else (256 << 20)
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(10):
+        start = now(device)
+        target.copy_(source)
+        times.append(now(device) - start)
+    return 2 * size / min(times)
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+# ---- measuring
+
+
+def measure_transformers(args: argparse.Namespace, folder: Path, engine: Engine) -> dict[str, Any]:
+    with same_weights(args, folder, engine) as weights:
+        plain = PlainTransformers(engine, weights, TOKENS)
+    times, agreed = [], 0
+    for image in images(args.runs):
+        ids, seconds = plain.predict(image, INSTRUCTION)
+        times.append(seconds)
+        agreed += int(np.array_equal(ids, Action(engine, image, None).token_ids[0]))
+    row = summary(times[3:])
+    return {"precision": engine.precision, "decoding": "transformers", **row, "same_tokens": agreed / len(times)}
+
+
+class Action:
+    """One action, and how long its stages took."""
+
+    def __init__(self, engine: Engine, image: np.ndarray, draft: Ids | None) -> None:
+        clock = StageClock(engine.device)
+        pixels, ids = engine.pixel_values([image]), engine.input_ids(INSTRUCTION)
+        clock.stage("preprocess")
+        embeddings = engine.image_embeddings(pixels)
+        clock.stage("vision")
+        decoded = engine.decode(embeddings, [ids], TOKENS, draft, clock.stage)
+        self.token_ids: Ids = decoded.token_ids.cpu().numpy()
+        self.seconds, self.passes = clock.timings(), decoded.passes
+
+
+def measure(engine: Engine, runs: int, bandwidth: float) -> list[dict[str, Any]]:
+    """A row for plain decoding, and one for each draft. All ways take turns, so that a busy machine slows all."""
+    if engine.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(engine.device)
+    seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    passes: dict[str, list[int]] = defaultdict(list)
+    for run, image in enumerate(images(runs)):
+        plain = Action(engine, image, None)
+        ways = {"plain": plain}
+        if engine.decoding == "draft":
+            wrong = (plain.token_ids + 17) % engine.config.llama.vocab_size
+            for right in ACCEPTED:
+                draft = np.where(np.arange(TOKENS) < right, plain.token_ids, wrong)
+                ways[f"draft {right}"] = Action(engine, image, draft)
+        for name, action in ways.items():
+            if not np.array_equal(action.token_ids, plain.token_ids):
+                raise SystemExit(f"{engine.precision}, {name}: {action.token_ids}, plain decoding {plain.token_ids}")
+            if run >= 3:  # the first three don't count
+                passes[name].append(action.passes)
+                for stage, value in action.seconds.items():
+                    seconds[name][stage].append(value)
+    floor = llama_bytes(engine.config, engine.scheme) / bandwidth
+    peak = torch.cuda.max_memory_reserved(engine.device) / 1e9 if engine.device.type == "cuda" else None
+    rows = []
+    for name, stages in seconds.items():
+        row = {"precision": engine.precision, "decoding": name, **summary(stages["total"]), "memory_gb": peak}
+        row |= {f"{stage}_ms": median(stages[stage]) for stage in ("preprocess", "vision", "prefill", "decode")}
+        row["passes"] = float(np.mean(passes[name]))
+        if name == "plain":
+            row["token_ms"] = row["decode_ms"] / (TOKENS - 1)
+            row["of_floor"] = floor * 1e3 / row["token_ms"]
+        rows.append({**row, "configuration": engine.describe()})
+    return rows
+
+
+def images(runs: int) -> Iterator[np.ndarray]:
+    """The same random images for every precision, and three to begin with."""
+    rng = np.random.default_rng(0)
+    return (rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(runs + 3))
+
+
+def median(seconds: list[float]) -> float:
+    return float(np.median(seconds)) * 1e3
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    p50, p90 = np.percentile(seconds, [50, 90])
+    return {"action_ms": p50 * 1e3, "action_ms_p90": p90 * 1e3, "actions_per_s": 1 / p50}
+
+
+# ---- what is shown
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "precision": lambda r: r["precision"],
+    "decoding": lambda r: r["decoding"],
+    "actions/s": lambda r: f"{r['actions_per_s']:.1f}",
+    "action p50 / p90 [ms]": lambda r: f"{r['action_ms']:.1f} / {r['action_ms_p90']:.1f}",
+    "vision [ms]": lambda r: f"{r['vision_ms']:.1f}",
+    "prefill [ms]": lambda r: f"{r['prefill_ms']:.1f}",
+    "token [ms]": lambda r: f"{r['token_ms']:.2f}",
+    "of floor": lambda r: f"{r['of_floor']:.0%}",
+    "passes": lambda r: f"{r['passes']:.1f}",
+    "peak [GB]": lambda r: f"{r['memory_gb']:.2f}",
+    "x transformers": lambda r: f"{r['speedup']:.2f}",
+}
+
+
+def table(rows: list[dict[str, Any]], title: str) -> Table:
+    out = Table(title=title)
+    for column in COLUMNS:
+        out.add_column(column, justify="left" if column in ("precision", "decoding") else "right")
+    for row in rows:
+        out.add_row(
+            *(cell(row, column) for column in COLUMNS), end_section=row["decoding"] in ("transformers", "draft 6")
+        )
+    return out
+
+
+def cell(row: dict[str, Any], column: str) -> str:
+    """A figure, or nothing where this row has none."""
+    try:
+        return COLUMNS[column](row)
+    except (KeyError, TypeError):
+        return ""
+
+
+def gpu(device: str) -> str:
+    if not device.startswith("cuda"):
+        return ""
+    return f" | {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def cached(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
     """The last tokens of sequences whose keys and values, theirs included, are in a cache.
 
-    lengths: (B,) int32, filled positions of each sequence, q's included. mask: (B, 1, tokens, capacity), True where a
-    token may look. Both say the same: flash-attn wants the one, SDPA the other.
+    lengths: (B,) int32, filled positions of each sequence, q's included. mask: (B, 1, tokens, capacity), 0 where a
+    token may look, else minus infinity. Both say the same: flash-attn wants the one, SDPA the other.
     """
     if _flash(q.device, q.dtype):
         attend: Any = import_module("flash_attn").flash_attn_with_kvcache

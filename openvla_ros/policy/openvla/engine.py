@@ -21,6 +21,7 @@ from openvla_ros.policy.openvla.decoding import BUCKETS, Decoded, Decoder, Ids, 
 from openvla_ros.policy.openvla.graphs import Graph
 from openvla_ros.policy.openvla.llama import KVCache
 from openvla_ros.policy.openvla.loading import Weights, build_model, load_model
+from openvla_ros.policy.openvla.memory import check_memory
 from openvla_ros.policy.openvla.model import OpenVLA
 from openvla_ros.policy.openvla.precision import scheme_for
 from openvla_ros.policy.openvla.processor import Processor
@@ -54,7 +55,9 @@ class Engine:
         if threads:
             torch.set_num_threads(threads)
         self.folder = folder
-        self.device = _device(device)
+        self.device = find_device(device)
+        if self.device.type == "cuda":  # streams, graphs and Triton's kernels go to the current one
+            torch.cuda.set_device(self.device)
         self.scheme = scheme_for(precision, self.device)
         self.precision = self.scheme.name
         self.decoding = _decoding(decoding, self.precision, self.scheme.rows_independent)
@@ -69,6 +72,7 @@ class Engine:
         if weights is None:
             self.model = load_model(folder, self.config, self.device, self.scheme)
         else:
+            check_memory(self.config, self.device, self.scheme)
             self.model = build_model(self.config, weights(self.config, self.device), self.scheme)
         self._decoders: dict[tuple[int, int, bool], Decoder] = {}
         self._caches: dict[tuple[int, int], KVCache] = {}
@@ -189,18 +193,24 @@ class Engine:
         }
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of this name; 'auto' is CUDA where there is one. Raises ConfigError where it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device '{name}' is not known to torch; use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
         raise ConfigError(
             f"device '{name}' is not there: this torch sees no CUDA GPU; use cpu, or a CUDA build of torch"
         )
-    return device
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"device '{name}' is not there: GPUs are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return torch.device("cuda", index)
 
 
 def _decoding(name: str, precision: str, rows_independent: bool) -> str:

@@ -72,7 +72,8 @@ class NextRows:
     def __init__(self, cache: KVCache, positions: Tensor) -> None:
         self.cache, self.positions = cache, positions
         self.cos, self.sin = cache.cos[positions], cache.sin[positions]
-        self.mask = (cache.slots <= positions[..., None])[:, None]
+        later = (cache.slots > positions[..., None])[:, None]
+        self.mask = self.cos.new_zeros(later.shape).masked_fill_(later, -torch.inf)  # once for all layers
         self.lengths = (positions[:, -1] + 1).to(torch.int32)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

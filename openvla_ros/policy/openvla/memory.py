@@ -20,7 +20,13 @@ ROWS = 512  # of a prefill, image included
 
 def weight_bytes(config: OpenVLAConfig, scheme: Scheme) -> int:
     """Memory of all weights that inference uses."""
-    return sum(_layer_bytes(config, scheme))
+    return sum(_tensor_bytes(config, scheme).values())
+
+
+def llama_bytes(config: OpenVLAConfig, scheme: Scheme) -> int:
+    """What one token has to read: all weights of the language model but the table of embeddings."""
+    sizes = _tensor_bytes(config, scheme)
+    return sum(sizes[name] for name in sizes if name.startswith("language_model.") and "embed_tokens" not in name)
 
 
 def needed_bytes(config: OpenVLAConfig, device: torch.device, scheme: Scheme) -> int:
@@ -63,13 +69,13 @@ def free_bytes(device: torch.device) -> int:
     raise ConfigError("/proc/meminfo does not tell how much memory is available")
 
 
-def _layer_bytes(config: OpenVLAConfig, scheme: Scheme) -> list[int]:
+def _tensor_bytes(config: OpenVLAConfig, scheme: Scheme) -> dict[str, int]:
     with torch.device("meta"):
         modules = dict(OpenVLA(config).named_modules())
-    return [
-        scheme.bytes_of(name, tuple(tensor.shape))
+    return {
+        f"{name}.{kind}": scheme.bytes_of(name, tuple(tensor.shape))
         if isinstance(module, nn.Linear) and kind == "weight"
         else tensor.numel() * scheme.dtype.itemsize
         for name, module in modules.items()
         for kind, tensor in module.named_parameters(recurse=False)
-    ]
+    }

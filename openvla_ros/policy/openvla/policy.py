@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from openvla_ros.policy.openvla.loading import weight_files
 from openvla_ros.policy.openvla.statistics import ActionStatistics, choose_key, load_norm_stats
 from openvla_ros.policy.openvla.warm_up import warm_up
 from openvla_ros.policy.semantics import ActionSemantics, semantics_for
+from openvla_ros.policy.stage_clock import StageClock
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class OpenVLAPolicy:
         return self._predict(images, instructions)
 
     def _predict(self, images: Sequence[NDArray[np.uint8]], instructions: Sequence[str]) -> list[Prediction]:
-        engine, clock = self.engine, _StageClock(self.engine.device)
+        engine, clock = self.engine, StageClock(self.engine.device)
         draft = self._draft if self._draft is not None and len(self._draft) == len(images) else None
         pixels, prompts = engine.pixel_values(images), [engine.input_ids(text) for text in instructions]
         clock.stage("preprocess")
@@ -173,29 +173,3 @@ def load(
 def _agreement(draft: Ids, token_ids: Ids) -> int:
     """How many leading tokens are the same."""
     return int(np.cumprod(draft == token_ids).sum())
-
-
-class _StageClock:
-    """Seconds by stage, on the device's own clock where it is a GPU: the host does not wait between stages."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._start = time.perf_counter()
-        self._stages: list[tuple[str, float, Any]] = []  # name, when it was issued, event that ends it on a GPU
-
-    def stage(self, name: str) -> None:
-        """What was issued since the last call is stage ``name``. The first one must not have used the device."""
-        event = torch.cuda.Event(enable_timing=True) if self._cuda else None
-        if event is not None:
-            event.record()
-        self._stages.append((name, time.perf_counter(), event))
-
-    def timings(self) -> dict[str, float]:
-        """Of all stages, and the total. The device must have finished."""
-        now = time.perf_counter()
-        name, then, before = self._stages[0]
-        seconds = {name: then - self._start}
-        for name, issued, event in self._stages[1:]:
-            seconds[name] = issued - then if event is None else before.elapsed_time(event) / 1e3
-            then, before = issued, event
-        return {**seconds, "total": now - self._start}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ def scheme(name: str, device: torch.device) -> Scheme:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise missing_extra(name, "bitsandbytes", error) from error
+    # It warns at every multiplication that activations are cast to float16 on their way to 8 bits.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return Scheme(
         name,
         torch.bfloat16,
