@@ -1,16 +1,22 @@
-"""Show what a checkpoint is: its parts, prompt, preprocessing, and which of its datasets may drive an arm."""
+"""Show what a checkpoint is: parts, prompt, preprocessing, datasets that may drive an arm, precisions to run it in."""
 
 from __future__ import annotations
 
 import argparse
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-HELP = "show what a checkpoint is and which unnorm_keys it has"
+if TYPE_CHECKING:
+    import torch
+
+    from openvla_ros.policy.openvla.config import OpenVLAConfig
+
+HELP = "show what a checkpoint is, its unnorm_keys, and which precisions this machine can run it in"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="checkpoint folder, or hub id owner/name[@revision]")
+    parser.add_argument("--device", default="auto", help="device to run it on: auto, cpu, cuda, cuda:1, ...")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -18,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     from openvla_ros.policy.checkpoint import read_json, resolve_checkpoint
     from openvla_ros.policy.openvla.config import parse_config
+    from openvla_ros.policy.openvla.engine import find_device
     from openvla_ros.policy.openvla.loading import expected_shapes, weight_files
     from openvla_ros.policy.openvla.processor import Processor
     from openvla_ros.policy.openvla.statistics import load_norm_stats
@@ -33,7 +40,30 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"towers: {', '.join(raw['timm_model_ids'])}; image: {processor.image.strategy}")
     console.print(f"prompt: {config.prompt!r}")
     console.print(_datasets(load_norm_stats(folder, raw)))
+    console.print(_precisions(config, find_device(args.device)))
     return 0
+
+
+def _precisions(config: OpenVLAConfig, device: torch.device) -> object:
+    from rich.table import Table
+
+    from openvla_ros.errors import ConfigError
+    from openvla_ros.policy.openvla.memory import GB, free_bytes, needed_bytes
+    from openvla_ros.policy.openvla.precision import PRECISIONS, scheme_for
+
+    free = free_bytes(device)
+    table = Table("precision", "needs about", "runs here", "exact configuration")
+    table.title = f"on {device}, {free / GB:.1f} GB free"
+    for name in PRECISIONS:
+        try:
+            scheme = scheme_for(name, device)
+        except ConfigError as error:
+            table.add_row(name, "", f"no: {error}", "")
+            continue
+        needed = needed_bytes(config, device, scheme)
+        exactly = ", ".join(f"{key} {value}" for key, value in scheme.describe().items() if key != "precision")
+        table.add_row(name, f"{needed / GB:.1f} GB", "yes" if needed <= free else "no: too little memory", exactly)
+    return table
 
 
 def _datasets(norm_stats: dict[str, Any]) -> object:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.policy.openvla.config import LlamaConfig, parse_config
-from openvla_ros.policy.openvla.loading import expected_shapes
+from openvla_ros.policy.openvla.loading import build_model, expected_shapes
+from openvla_ros.policy.openvla.precision import scheme_for
 from openvla_ros.policy.openvla.processor import ImageProcessor
 
 Config = dict[str, Any]
@@ -30,6 +33,22 @@ def test_released_7b_has_exactly_the_published_tensors(config: Config, released:
     assert len(published) == 982
     assert not used.keys() & unused.keys()
     assert used | unused == published
+
+
+def test_released_7b_is_filled_from_the_published_tensors(config: Config, released: Path) -> None:
+    """On the meta device: every tensor that is used finds its place, once, and no other is asked for."""
+    published = json.loads((released / "keys_shapes.json").read_text())
+    asked: list[str] = []
+
+    class Meta:
+        def tensor(self, name: str) -> torch.Tensor:
+            asked.append(name)
+            return torch.empty(published[name], device="meta", dtype=torch.bfloat16)
+
+    parsed = parse_config(config)
+    model = build_model(parsed, Meta(), scheme_for("bf16", torch.device("cpu")))
+    assert sorted(asked) == sorted(expected_shapes(parsed)[0])
+    assert sum(p.numel() for p in model.parameters()) == sum(math.prod(published[name]) for name in asked)
 
 
 def test_released_7b_is_completed_by_llama_config_defaults(config: Config) -> None:

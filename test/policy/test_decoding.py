@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from openvla_ros.errors import ConfigError, PolicyError
 from openvla_ros.policy.openvla import attention, decoding
+from openvla_ros.policy.openvla import engine as engine_module
 from openvla_ros.policy.openvla.config import LlamaConfig, OpenVLAConfig, TowerConfig
 from openvla_ros.policy.openvla.decoding import Decoded, Decoder, Ids
 from openvla_ros.policy.openvla.engine import Engine
@@ -266,6 +267,70 @@ def test_a_difference_between_the_ways_of_decoding_does_not_start(
     monkeypatch.setattr(Decoder, "_confirmed", lambda self, logits, best, draft: True)
     with pytest.raises(PolicyError, match=r"fast decoding gives tokens .* Set decoding to plain"):
         policy.warm_up()
+
+
+class Replay:
+    """What a CUDA graph does, on a CPU: fixed inputs and outputs, in which the next replay leaves other data.
+
+    Capturing itself is CUDA's and can't be shown here.
+    """
+
+    log: ClassVar[list[tuple[int, ...]]] = []
+
+    def __init__(self, function: Any, examples: tuple[torch.Tensor, ...], pool: object) -> None:
+        self._function, self._inputs = function, tuple(example.clone() for example in examples)
+        self._outputs = function(*self._inputs)
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        for mine, new in zip(self._inputs, inputs, strict=True):
+            assert mine.shape == new.shape
+            assert mine.dtype == new.dtype
+            mine.copy_(new)
+        self.log.append(tuple(self._inputs[-2 if len(self._inputs) == 3 else 0].shape))
+        made = self._function(*self._inputs)
+        if isinstance(made, torch.Tensor):
+            self._outputs.copy_(made)
+        else:
+            for mine, new in zip(self._outputs, made, strict=True):
+                mine.copy_(new)
+        return self._outputs
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_recorded_passes_serve_prompts_of_every_length(
+    engine: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """Recorded once at warm-up; a longer prompt takes another bucket, and one beyond all of them goes without."""
+    recorded: list[Any] = []
+
+    class Recorded(Replay):
+        def __init__(self, *arguments: Any) -> None:
+            recorded.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(decoding, "Graph", Recorded)
+    monkeypatch.setattr(engine_module, "Graph", Recorded)
+    engine.graphs = True
+    policy = OpenVLAPolicy(engine, "tiny", choose_dataset(tiny, "bridge_orig"), details=True)
+    plain = OpenVLAPolicy(Engine(tiny, decoding="plain"), "tiny", choose_dataset(tiny, "bridge_orig"), details=True)
+    policy.warm_up(batch)
+    at_warm_up = len(recorded)
+    assert at_warm_up == 1 + len(decoding.BUCKETS) + 1
+    Replay.log.clear()
+    for text in [*INSTRUCTIONS, *INSTRUCTIONS]:
+        got = policy.predict_batch(images(batch), [text] * batch)
+        wanted = plain.predict_batch(images(batch), [text] * batch)
+        for mine, theirs in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(mine.token_ids, theirs.token_ids)
+            assert mine.details is not None
+            assert theirs.details is not None
+            np.testing.assert_allclose(mine.details.probabilities, theirs.details.probabilities, rtol=1e-3)
+            np.testing.assert_array_equal(
+                mine.details.second_action.to_array(), theirs.details.second_action.to_array()
+            )
+    assert len(recorded) == at_warm_up
+    assert {shape for shape in Replay.log if len(shape) == 2} == {(batch, 32), (batch, 64), (batch, COUNT - 1)}
 
 
 def test_flash_attention_is_given_what_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:

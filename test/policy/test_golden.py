@@ -114,3 +114,14 @@ def test_info_tells_which_datasets_may_drive_an_arm(tiny: Path, capsys: pytest.C
     out = capsys.readouterr().out
     assert "bridge_orig" in out
     assert "no: it is not declared what the actions of 'tiny_lab'" in out
+
+
+def test_info_tells_which_precisions_run_here(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "240")
+    assert main(["info", str(tiny), "--device", "cpu"]) == 0
+    rows = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.count("│") == 5}
+    assert "weight-only int4, asymmetric, group_size 128" in rows["int4-wo"]
+    assert "compute_dtype float32" in rows["float32"]
+    assert "no: precision 'fp8' needs an NVIDIA GPU" in rows["fp8"]
