@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arm.add_argument("--start-mm", type=float, default=20.0, help="how near the start pose it must be [mm]")
     arm.add_argument("--start-deg", type=float, default=5.0, help="and at which angle [deg] (default: %(default)g)")
+    arm.add_argument(
+        "--stray-mm",
+        type=float,
+        default=50.0,
+        help="end it when commanded targets differ by more [mm] (default: %(default)g)",
+    )
     arm.add_argument("--max-mm", type=float, help="exit status 1 if the pose differs by more after any step [mm]")
     arm.add_argument("--max-deg", type=float, help="exit status 1 if the orientation differs by more [deg]")
     add_graph_arguments(parser)
@@ -106,7 +112,7 @@ def _on_arm(args: argparse.Namespace, episode: Episode, output: Path) -> int:
 
     console = Console()
     plan = make_plan(episode, args.source)
-    tolerance = Tolerance(args.start_mm / 1e3, math.radians(args.start_deg))
+    tolerance = Tolerance(args.start_mm / 1e3, math.radians(args.start_deg), args.stray_mm / 1e3)
     with ExitStack() as stack:
         if args.sim:
             stack.enter_context(_simulation(args, plan, output))

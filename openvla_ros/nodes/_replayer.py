@@ -83,8 +83,11 @@ class Replayer:
 
     def _on_command(self, message: ours.SafeCommand) -> None:
         self._target = None if message.kind == ours.SafeCommand.HOLD else _convert.pose(message.target)
-        if message.action_sequence in self._sent:
-            self._sent[message.action_sequence].target = self._target
+        sent = self._sent.get(int(message.action_sequence))
+        if sent is not None:
+            sent.target = self._target
+            if sent.target_mm is not None and not sent.target_mm <= self._tolerance.stray_m * 1e3:
+                self._halt(f"the arm is commanded {sent.target_mm:.0f} mm from where it was: see the verdicts before")
 
     def _is_ours(self, sequence: int) -> bool:
         return self._first < sequence <= self._sequence
@@ -124,6 +127,7 @@ class Replayer:
             elif time.monotonic() - since > _SETTLED:
                 return
             time.sleep(0.05)
+        raise ReplayError(f"nodes kept coming and going for {timeout:g} s: it is not known who else publishes actions")
 
     def _check_alone(self) -> None:
         """Two publishers of actions would move the arm in turns."""

@@ -3,6 +3,7 @@ makes its caller wait for the disk, except `Recorder.start`."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import shutil
 import threading
@@ -147,10 +148,15 @@ class Recorder:
             return None
 
         def finish() -> None:
-            recording.writer.provenance = change(recording.writer.provenance)
-            recording.writer.close(recording.dropped)
+            writer = recording.writer
+            writer.provenance = change(writer.provenance)
+            if recording.failed:  # how it ended is worth knowing, also of half a recording
+                with contextlib.suppress(OSError):
+                    writer.provenance.save(writer.folder)
+            else:
+                writer.close(recording.dropped)
 
-        self._submit(recording, finish)
+        self._submit(recording, finish, last=True)
         return recording.writer.folder
 
     @property
@@ -184,20 +190,26 @@ class Recorder:
 
     # ---- the writing thread
 
-    def _submit(self, recording: _Recording, job: Callable[[], object], size: int = 0) -> None:
+    def _submit(self, recording: _Recording, job: Callable[[], object], size: int = 0, last: bool = False) -> None:
+        """Have the thread do ``job``; after a failure only the ``last`` one of a recording."""
+
         def guarded() -> None:
             with self._lock:
                 self._waiting -= size
-            if recording.failed:
+            if recording.failed and not last:
                 return
-            try:
-                job()
-            except OSError as error:
-                self._fail(recording, f"can't write to {recording.writer.folder}: {error.strerror or error}")
-            except Exception as error:  # whatever it is, it ends this recording and not the thread
-                self._fail(recording, f"{type(error).__name__}: {error}")
+            self._attempt(recording, job)
 
         self._jobs.put(guarded)
+
+    def _attempt(self, recording: _Recording, job: Callable[[], object]) -> None:
+        """Whatever goes wrong ends this recording and not the thread."""
+        try:
+            job()
+        except OSError as error:
+            self._fail(recording, f"can't write to {recording.writer.folder}: {error.strerror or error}")
+        except Exception as error:
+            self._fail(recording, f"{type(error).__name__}: {error}")
 
     def _write(self, recording: _Recording, message: Received) -> None:
         recording.writer.write(
@@ -226,15 +238,17 @@ class Recorder:
     def _keep_safe(self) -> None:
         """Once a second: flush, and see whether the disk has room."""
         recording = self._recording
-        if recording is None or recording.failed:
-            return
+        if recording is not None and not recording.failed:
+            self._attempt(recording, lambda: self._flush(recording))
+
+    def _flush(self, recording: _Recording) -> None:
+        recording.writer.flush()
         try:
-            recording.writer.flush()
             check_space(self.settings.folder, self.settings.min_free_gb)
-        except RecordingError as error:
-            self._fail(recording, str(error))
-        except OSError as error:
-            self._fail(recording, f"can't write to {recording.writer.folder}: {error.strerror or error}")
+        except RecordingError as error:  # there is room for a proper end
+            recording.failed = str(error)
+            recording.writer.provenance = recording.writer.provenance.model_copy(update={"problem": str(error)})
+            recording.writer.close(recording.dropped)
 
 
 def check_space(folder: Path, min_free_gb: float) -> None:

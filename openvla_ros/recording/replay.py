@@ -145,10 +145,14 @@ def _action(step: Step, source: Source) -> Action | None:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How near the arm must be to where the episode began."""
+    """How near the arm must be to where the episode began, and how far what is commanded may stray from what was.
+
+    A refused action is missing from all that follow: without an end to it, the arm goes a way that nobody has seen.
+    """
 
     translation_m: float = 0.02
     rotation_rad: float = math.radians(5.0)
+    stray_m: float = 0.05
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import av
 import cv2
 import numpy as np
 
+from openvla_ros.errors import RecordingError
 from openvla_ros.images import RGB
 
 
@@ -39,6 +40,7 @@ class VideoEncoder:
             self._stream = self._container.add_stream("libx264", rate=self._fps, options={"preset": "veryfast"})
             self._stream.height, self._stream.width = height, width
             self._stream.pix_fmt = "yuv420p"
+            self._container.start_encoding()  # opens the file: what can't be written is known with the first frame
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
         frame.pts, frame.time_base = index, Fraction(1, self._fps)
         self._container.mux(self._stream.encode(frame))
@@ -47,7 +49,8 @@ class VideoEncoder:
 class VideoWriter:
     """Encodes camera images with a caption in a thread of its own. A context manager.
 
-    ``write`` returns at once; frames that come faster than ``fps`` are left out.
+    ``write`` returns at once; frames that come faster than ``fps`` are left out. Leaving the context raises
+    RecordingError if the video could not be written.
     """
 
     def __init__(self, path: Path, fps: int = 10) -> None:
@@ -69,10 +72,12 @@ class VideoWriter:
         self._frames.put(None)
         self._thread.join()
         if self._error is not None and error is None:
-            raise self._error
+            raise RecordingError(f"the video {self._path} can't be written: {self._error}") from self._error
 
     def write(self, image: RGB, time: float, caption: list[str]) -> None:
         """image: (H, W, 3) uint8 RGB taken at ``time`` [s]; caption: lines of text drawn below it."""
+        if self._error is not None:
+            return  # nobody takes frames out of the queue any more
         self._first = time if self._first is None else self._first
         index = int((time - self._first) * self._fps)
         if index > self._last_index:
@@ -85,7 +90,7 @@ class VideoWriter:
                 while (item := self._frames.get()) is not None:
                     index, image, caption = item
                     encoder.add(index, _captioned(image, caption))
-        except Exception as error:  # told to the caller on exit; frames that still come are drained there
+        except Exception as error:  # told to the caller on exit
             self._error = error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,19 @@ def test_from_elsewhere(recorded: tuple[Running, Episode]) -> None:
     approach = list(running.watcher.trace.steps.values())[seen : -len(plan.steps)]
     assert max(np.linalg.norm(s.raw.translation) for s in approach if s.raw) <= 0.01 + 1e-9
     assert done.differences[-1].mm < ALLOWED_MM
+
+
+def test_it_ends_when_the_arm_strays(recorded: tuple[Running, Episode]) -> None:
+    """Hazard: after a refused action all others go on from another place, along a way that nobody has seen."""
+    running, episode = recorded
+    plan = make_plan(episode, "raw")
+    elsewhere = np.array([0.0, 0.1, 0.0])
+    steps = [replace(s, target=s.target.moved(elsewhere, np.zeros(3)) if s.target else None) for s in plan.steps]
+    to_start(running)
+    done = replay(running, replace(plan, steps=steps))
+    assert not done.complete
+    assert "100 mm from where it was" in done.stopped
+    assert len(done.sent) <= 3
 
 
 def test_an_active_policy_is_not_joined(recorded: tuple[Running, Episode]) -> None:

@@ -168,8 +168,14 @@ def test_room_that_runs_out(recorder: Recorder) -> None:
     recorder.put(message(0))
     recorder.settings = recorder.settings.model_copy(update={"min_free_gb": 1e9})
     wait("the end", lambda: "min_free_gb" in recorder.problem)
-    recorder.stop(unchanged)
-    assert len(list(BagReader(folder).records())) == 1
+    recorder.stop(lambda p: p.judge(Outcome.FAILURE))
+    recorder.close()
+    episode = Episode.open(folder)
+    assert episode.bag.complete
+    assert len(list(episode.bag.records())) == 1
+    # What is said about it later is not lost with the messages.
+    assert episode.provenance.outcome is Outcome.FAILURE
+    assert "min_free_gb" in episode.provenance.problem
 
 
 def test_whatever_goes_wrong_ends_one_recording_only(recorder: Recorder) -> None:
