@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from openvla_ros.errors import ConfigError, RecordingError
 from openvla_ros.experiments.lockstep import FULL_SIZE, Lockstep, LockstepConfig
 from openvla_ros.experiments.noise import Noise
-from openvla_ros.experiments.rollout import Outcome, expert, rollout
+from openvla_ros.experiments.rollout import Limits, Outcome, expert, rollout
 from openvla_ros.experiments.workers import each
 from openvla_ros.experiments.writing import write_episode
 from openvla_ros.recording.episode import Episode, load_provenance
@@ -35,7 +35,7 @@ class DemoSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str = Field("blocks_demo", pattern=r"[a-z][a-z0-9_]*", description="of the dataset: its unnorm_key")
+    name: str = Field("blocks_demo", pattern=r"^[a-z][a-z0-9_]*$", description="of the dataset: its unnorm_key")
     seed: int = Field(0, ge=0)
     instructions: tuple[str, ...] = Field(tuple(TASKS), min_length=1, description="in turn")
     noisy_share: float = Field(0.6, ge=0, le=1, description="of episodes whose executed actions are disturbed")
@@ -44,6 +44,7 @@ class DemoSettings(BaseModel):
     latency: float = Field(0.17, ge=0, le=2, description="of inference in those [s]; others are blocking, without")
     image_size: tuple[int, int] = FULL_SIZE
     image_quality: int = Field(95, ge=1, le=100, description="of JPEG")
+    max_steps: int = Field(120, ge=1, description="of an episode that counts as failed after so many")
     robot: str = "wx250s"
     noops: NoopFilter = Field(default_factory=NoopFilter)
 
@@ -130,6 +131,7 @@ class Demonstrator:
             labeller=expert,
             mode=plan.mode,
             latency=plan.latency,
+            limits=Limits(settings.max_steps),
         )
 
     def _write(self, plan: Plan) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import sys
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 
 import cv2
@@ -98,6 +103,7 @@ def _open_gl(width: int, height: int) -> Any:
     backend = os.environ.get("MUJOCO_GL") or ("egl" if sys.platform == "linux" else "glfw")
     if backend not in ("egl", "osmesa", "glfw"):
         raise ConfigError(f"MUJOCO_GL is {backend!r}; the simulated camera needs 'egl', 'osmesa' or 'glfw'")
+    _load_triton()
     try:
         return import_module(f"mujoco.{backend}").GLContext(width, height)
     except Exception as error:  # the backends raise as they please: ImportError, AttributeError, GLError, ...
@@ -106,3 +112,15 @@ def _open_gl(width: int, height: int) -> Any:
             f"the simulated camera cannot start OpenGL through {backend} ({type(error).__name__}: {error}); "
             f"on Debian or Ubuntu: sudo apt-get install {packages[backend]}"
         ) from error
+
+
+@cache
+def _load_triton() -> None:
+    """Load triton's library, where there is one, before Mesa's.
+
+    Both bring an LLVM. After Mesa's, loading triton's crashes the process, and torch may do so at any time.
+    """
+    triton = find_spec("triton")
+    if triton is not None and triton.origin is not None:
+        with contextlib.suppress(OSError):  # one that can't be loaded can't crash either
+            ctypes.CDLL(str(Path(triton.origin).parent / "_C" / "libtriton.so"))

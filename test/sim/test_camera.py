@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from importlib.util import find_spec
 
+import cv2
 import numpy as np
 import pytest
 
@@ -24,6 +28,21 @@ def project(world: World, point: np.ndarray) -> np.ndarray:
     x, y, z = camera.xmat.reshape(3, 3).T @ (point - camera.xpos)
     focal = 240 / np.tan(np.radians(world.model.camera("over_shoulder").fovy[0]) / 2)
     return np.array([320 + focal * x / -z, 240 - focal * y / -z])
+
+
+def test_a_squeezed_picture_shows_what_the_full_one_does(world):
+    """A policy trained on small square pictures must find the same in the camera's 640x480, resized."""
+    world.reset(1)
+    with Camera(world) as camera:
+        full = camera.render()
+    with Camera(world, width=112, height=112, aspect=640 / 480, oversample=2) as camera:
+        squeezed = camera.render()
+    assert squeezed.shape == (112, 112, 3)
+    resized = cv2.resize(full, (112, 112), interpolation=cv2.INTER_AREA)
+    assert np.abs(squeezed.astype(float) - resized).mean() < 2.5
+    with Camera(world, width=112, height=112, oversample=2) as camera:
+        cropped = camera.render()
+    assert np.abs(cropped.astype(float) - resized).mean() > 10
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -66,6 +85,21 @@ def test_works_in_a_thread_of_its_own(world):
     thread.start()
     thread.join(30)
     assert images[0].mean() > 50
+
+
+def test_torch_compiles_in_a_process_that_draws():
+    """Mesa and triton each bring an LLVM; loaded in the wrong order they crash the evaluation of a policy."""
+    pytest.importorskip("torch")
+    if find_spec("triton") is None:
+        pytest.skip("no triton")
+    code = """
+from openvla_ros.robots.description import load_robot
+from openvla_ros.sim.camera import Camera
+from openvla_ros.sim.world import World
+Camera(World("blocks", load_robot("wx250s")), width=64, height=48).render()
+import triton._C.libtriton
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_missing_opengl_names_the_packages(world, monkeypatch):
