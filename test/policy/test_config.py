@@ -89,6 +89,14 @@ def test_transformers_5_spelling_of_rope_is_read(config: Config) -> None:
     assert parse_config(config).llama.rope_theta == 5e5
 
 
+def test_small_towers_may_see_smaller_images(tiny: Path) -> None:
+    config = json.loads((tiny / "config.json").read_text())
+    assert [t.patches for t in parse_config(config | {"image_sizes": [112, 112]}).towers] == [64, 64]
+    for sizes in ([112, 224], [100, 100], [0, 0]):
+        with pytest.raises(CheckpointError, match="image_sizes"):
+            parse_config(config | {"image_sizes": sizes})
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

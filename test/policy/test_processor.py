@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from openvla_ros.errors import CheckpointError
 from openvla_ros.policy.openvla.config import PROMPTS
-from openvla_ros.policy.openvla.processor import BOS, SPACE, ImageProcessor, TextProcessor
+from openvla_ros.policy.openvla.processor import BOS, ImageProcessor, TextProcessor
 
 LLAMA2 = PROMPTS["llama2-7b-pure"]
 
@@ -40,7 +40,7 @@ def test_the_instruction_is_only_put_in_lower_case(text: TextProcessor, instruct
 def test_ids_start_with_bos_and_end_with_exactly_one_added_space(text: TextProcessor, instruction: str) -> None:
     ids = text.input_ids(instruction)
     assert ids[0] == BOS
-    assert ids[-1] == SPACE
+    assert ids[-1] == text.space == 29871
     assert ids[:-1].tolist() == text.tokenize(text.prompt(instruction))
 
 
@@ -48,14 +48,27 @@ def test_the_space_is_not_added_twice(tiny: Path) -> None:
     """A prompt with a trailing space ends in 29871 by itself."""
     trailing = TextProcessor(tiny, LLAMA2 + " ")
     ids = trailing.input_ids("lift the can")
-    assert ids[-1] == SPACE
-    assert ids[-2] != SPACE
+    assert ids[-1] == trailing.space
+    assert ids[-2] != trailing.space
     assert ids.tolist() == trailing.tokenize(trailing.prompt("lift the can"))
 
 
 def test_a_tokenizer_without_bos_is_refused(tiny_copy: Path, edit_json: Callable[..., None]) -> None:
     edit_json(tiny_copy / "tokenizer.json", lambda content: content.update(post_processor=None))
     with pytest.raises(CheckpointError, match="BOS"):
+        TextProcessor(tiny_copy, LLAMA2)
+
+
+def test_a_tokenizer_without_a_lone_space_is_refused(tiny_copy: Path, edit_json: Callable[..., None]) -> None:
+    """Its id differs between tokenizers: a fixed 29871 would be some other word, or none, in a small vocabulary."""
+
+    def lose(content: dict[str, Any]) -> None:
+        vocab = content["model"]["vocab"]
+        vocab["lost"] = vocab.pop("▁")
+        content["model"]["merges"] = []
+
+    edit_json(tiny_copy / "tokenizer.json", lose)
+    with pytest.raises(CheckpointError, match="▁"):
         TextProcessor(tiny_copy, LLAMA2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,12 +137,22 @@ def _parse_towers(config: Mapping[str, Any]) -> tuple[TowerConfig, ...]:
                 embed_dim=int(sizes["embed_dim"]),
                 depth=int(sizes["depth"]),
                 num_heads=int(sizes["num_heads"]),
+                image_size=int(size),
             )
-            for tower, sizes in zip(towers, small, strict=True)
+            for tower, sizes, size in zip(towers, small, config["image_sizes"], strict=True)
         )
-    if list(config["image_sizes"]) != [tower.image_size for tower in towers]:
-        raise CheckpointError(f"config.json: image_sizes {config['image_sizes']} is not supported; the towers see 224")
+    _check_image_sizes(config["image_sizes"], towers)
     return towers
+
+
+def _check_image_sizes(sizes: Sequence[int], towers: tuple[TowerConfig, ...]) -> None:
+    if list(sizes) != [tower.image_size for tower in towers]:
+        raise CheckpointError(f"config.json: image_sizes {sizes} is not supported; the towers see 224")
+    for tower in towers:
+        if tower.image_size != towers[0].image_size or tower.image_size % tower.patch_size or tower.image_size <= 0:
+            raise CheckpointError(
+                f"config.json: image_sizes {sizes} must be one size, a multiple of the {tower.patch_size} px of a patch"
+            )
 
 
 def _parse_llama(text: Mapping[str, Any]) -> LlamaConfig:

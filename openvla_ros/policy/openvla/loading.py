@@ -117,7 +117,7 @@ def _file_shapes(name: str, module: nn.Module) -> dict[str, Shape]:
 
 
 @contextmanager
-def open_weights(folder: Path, config: OpenVLAConfig, device: torch.device) -> Iterator[Weights]:
+def open_weights(folder: Path, config: OpenVLAConfig, device: torch.device) -> Iterator[FileWeights]:
     """The weights of a checkpoint folder, once their names and shapes are known to be right. Raises CheckpointError."""
     used, unused = expected_shapes(config)
     with ExitStack() as stack:
@@ -130,12 +130,15 @@ def open_weights(folder: Path, config: OpenVLAConfig, device: torch.device) -> I
                 shape, wanted = tuple(files[path].get_slice(key).get_shape()), used.get(key) or unused[key]
                 if shape != wanted:
                     raise CheckpointError(f"{path}: tensor {key} has shape {shape}, config.json wants {wanted}")
-        yield _Files({key: (path, files[path]) for path, keys in where.items() for key in keys})
+        yield FileWeights({key: (path, files[path]) for path, keys in where.items() for key in keys})
 
 
-class _Files:
+class FileWeights:
+    """The tensors of a checkpoint's files. names: those that are there."""
+
     def __init__(self, where: dict[str, tuple[Path, Any]]) -> None:
         self._where = where
+        self.names = frozenset(where)
 
     def tensor(self, name: str) -> Tensor:
         path, file = self._where[name]

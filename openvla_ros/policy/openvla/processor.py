@@ -16,8 +16,8 @@ from openvla_ros.policy.checkpoint import read_json
 from openvla_ros.policy.openvla.config import OpenVLAConfig
 
 BOS = 1
-# A lone "▁". Training text was "Out: <action tokens>", which tokenises to this id between the colon and the actions.
-SPACE = 29871
+# Training text was "Out: <action tokens>", which tokenises to this lone token between the colon and the actions.
+SPACE = "▁"
 
 STRATEGIES = ("resize-naive", "letterbox", "resize-crop")
 
@@ -41,6 +41,10 @@ class TextProcessor:
         self._template = prompt
         if self.tokenize("")[:1] != [BOS]:
             raise CheckpointError(f"{path} does not put BOS ({BOS}) first: this is not a Llama tokenizer")
+        space = self.tokenizer.token_to_id(SPACE)
+        if space is None:
+            raise CheckpointError(f"{path} has no token '{SPACE}': this is not a Llama tokenizer")
+        self.space: int = space  # 29871 in Llama 2
 
     @property
     def is_released_llama2(self) -> bool:
@@ -57,9 +61,9 @@ class TextProcessor:
         return ids
 
     def input_ids(self, instruction: str) -> NDArray[np.int64]:
-        """(T,) ids for the language model: BOS first, SPACE last."""
+        """(T,) ids for the language model: BOS first, ``space`` last."""
         ids = self.tokenize(self.prompt(instruction))
-        return np.array(ids if ids[-1] == SPACE else [*ids, SPACE], dtype=np.int64)
+        return np.array(ids if ids[-1] == self.space else [*ids, self.space], dtype=np.int64)
 
 
 class ImageProcessor:
