@@ -27,3 +27,7 @@ class RecordingError(OpenVLAError):
 
 class ReplayError(OpenVLAError):
     """A recorded episode can't be replayed here, or must not be. Nothing was sent, or nothing more."""
+
+
+class TrainingError(OpenVLAError):
+    """A training can't start, or can't go on. What it has saved so far is whole."""

@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$root"
 
 PYTHON=${PYTHON:-python3}
-extras=(sim record lerobot test dev)
+extras=(sim record lerobot train test dev)
 build=build/$(basename "$VENV" | tr -d .) # its CMake cache names the environment
 state=$VENV/.openvla_ros # what is in the environment, one small file per step
 log=$root/log/build.log

@@ -15,6 +15,14 @@ from openvla_ros.policy.openvla import attention
 from openvla_ros.policy.openvla.config import LlamaConfig
 
 
+def rotary(config: LlamaConfig, count: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (count, 1, head_dim) of the angles at positions 0 to ``count`` - 1."""
+    # In float32 whatever the model's precision, as transformers computes them.
+    halves = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    angles = torch.outer(torch.arange(count).float(), 1.0 / config.rope_theta**halves).repeat(1, 2)
+    return angles.cos()[:, None].to(device, dtype), angles.sin()[:, None].to(device, dtype)
+
+
 class KVCache:
     """Keys and values of all layers for ``batch`` sequences of up to ``capacity`` positions, and their rotary angles.
 
@@ -31,11 +39,7 @@ class KVCache:
         self.capacity = capacity
         self.slots = torch.arange(capacity, device=device)
         self.sequences = torch.arange(batch, device=device)[:, None]
-        # Angles in float32 whatever the model's precision, as transformers computes them.
-        halves = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-        angles = torch.outer(torch.arange(capacity).float(), 1.0 / config.rope_theta**halves).repeat(1, 2)
-        self.cos = angles.cos()[:, None].to(device, dtype)
-        self.sin = angles.sin()[:, None].to(device, dtype)
+        self.cos, self.sin = rotary(config, capacity, device, dtype)
 
     def clear(self) -> None:
         self.keys.zero_()

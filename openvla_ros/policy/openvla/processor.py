@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
@@ -14,11 +15,13 @@ from tokenizers import Tokenizer
 from openvla_ros.errors import CheckpointError
 from openvla_ros.policy.checkpoint import read_json
 from openvla_ros.policy.openvla.config import OpenVLAConfig
+from openvla_ros.policy.openvla.cropping import center_box, crop_and_resize, to_uint8
 
 BOS = 1
 # Training text was "Out: <action tokens>", which tokenises to this lone token between the colon and the actions.
 SPACE = "▁"
 
+CENTER_CROP = "center_crop"
 STRATEGIES = ("resize-naive", "letterbox", "resize-crop")
 
 
@@ -69,7 +72,10 @@ class TextProcessor:
 class ImageProcessor:
     """(H, W, 3) uint8 RGB -> (3 * towers, size, size) float32, by preprocessor_config.json.
 
-    Resizing is PIL's bicubic on uint8: a float resize, even an antialiased one, is not equivalent.
+    mean, std: (towers, 3) of RGB values from 0 to 1. Resizing is PIL's bicubic on uint8: a float resize, even an
+    antialiased one, is not equivalent. center_crop: share of the resized image's area, around its middle, that is
+    enlarged again. Models that were trained on random crops of that share want it. The key is not an official one:
+    OpenVLA's own evaluation goes by "image_aug" in the checkpoint's path.
     """
 
     def __init__(self, preprocessor: Mapping[str, Any]) -> None:
@@ -80,15 +86,19 @@ class ImageProcessor:
             # which the checkpoints were trained with.
             normalize = preprocessor["tvf_normalize_params"]
             self.interpolation = Image.Resampling(_common(preprocessor, "tvf_resize_params", "interpolation"))
+            self.center_crop = float(preprocessor.get(CENTER_CROP, 1.0))
             fill = preprocessor["tvf_letterbox_fill"] if self.strategy == "letterbox" else (0, 0, 0)
             self.fill = (int(fill[0]), int(fill[1]), int(fill[2]))
-            self._tables = np.stack([_normalization_table(p["mean"], p["std"]) for p in normalize])
+            self.mean, self.std = (np.array([p[k] for p in normalize], dtype=np.float32) for k in ("mean", "std"))
+            self._tables = np.stack([_normalization_table(m, s) for m, s in zip(self.mean, self.std, strict=True)])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"preprocessor_config.json lacks something or has a wrong value: {error!r}"
             ) from error
         if self.strategy not in STRATEGIES:
             raise CheckpointError(f"image_resize_strategy {self.strategy!r} is not one of {', '.join(STRATEGIES)}")
+        if not 0 < self.center_crop <= 1:
+            raise CheckpointError(f"preprocessor_config.json: {CENTER_CROP} {self.center_crop:g} is not in (0, 1]")
         if any(size != [3, self.size, self.size] for size in preprocessor["input_sizes"]):
             raise CheckpointError("preprocessor_config.json: input_sizes must be square and the same for all towers")
 
@@ -97,7 +107,7 @@ class ImageProcessor:
         return 3 * len(self._tables)
 
     def resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The (size, size, 3) uint8 image that the towers see."""
+        """The (size, size, 3) uint8 image that the towers see, but for the center_crop."""
         picture = Image.fromarray(image)
         if self.strategy == "resize-naive":
             return np.asarray(self._resize(picture, self.size, self.size))
@@ -112,8 +122,14 @@ class ImageProcessor:
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(3 * towers, size, size): each tower's normalised RGB, tower after tower."""
         pixels = self.resized(image)
+        if self.center_crop < 1:
+            pixels = self._cropped(pixels)
         planes = [table[channel][pixels[..., channel]] for table in self._tables for channel in range(3)]
         return np.stack(planes)
+
+    def _cropped(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        values = torch.from_numpy(np.ascontiguousarray(pixels))[None].float() / 255
+        return to_uint8(crop_and_resize(values, center_box(self.center_crop), self.size))[0].numpy()
 
     def _resize(self, picture: Image.Image, width: int, height: int) -> Image.Image:
         return picture if picture.size == (width, height) else picture.resize((width, height), self.interpolation)
@@ -135,10 +151,10 @@ def _common(preprocessor: Mapping[str, Any], group: str, name: str) -> Any:
     return values[0]
 
 
-def _normalization_table(mean: list[float], std: list[float]) -> NDArray[np.float32]:
+def _normalization_table(mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
     """(3, 256) float32: (value / 255 - mean) / std for every uint8 value, in torchvision's order and precision."""
     values = np.arange(256, dtype=np.float32) / np.float32(255)
-    return (values - np.array(mean, dtype=np.float32)[:, None]) / np.array(std, dtype=np.float32)[:, None]
+    return (values - mean[:, None]) / std[:, None]
 
 
 class Processor:

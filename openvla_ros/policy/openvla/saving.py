@@ -24,6 +24,7 @@ from openvla_ros.policy.openvla.llama import Fused
 from openvla_ros.policy.openvla.loading import INDEX, SINGLE, FileWeights, Weights, expected_shapes, open_weights
 from openvla_ros.policy.openvla.model import OpenVLA
 from openvla_ros.policy.openvla.precision import QuantizedLinear
+from openvla_ros.policy.openvla.processor import CENTER_CROP
 from openvla_ros.policy.openvla.random_weights import RandomWeights
 
 Statistics = Mapping[str, Any]  # norm_stats: {dataset: {"action": {...}, ...}}
@@ -54,11 +55,13 @@ def save_like(
     *,
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int = SHARD_BYTES,
+    center_crop: float | None = None,
 ) -> None:
     """Write ``model`` to ``folder``, with configuration, tokenizer and unused tensors of the checkpoint ``base``.
 
     Unused tensors that ``base`` was saved without get initial values. statistics go to dataset_statistics.json, which
-    replaces config.json's norm_stats; those stay as they were, as in OpenVLA's own fine-tuning. Raises CheckpointError
+    replaces config.json's norm_stats; those stay as they were, as in OpenVLA's own fine-tuning. center_crop: that
+    the model now wants of its images, None for ``base``'s. Raises CheckpointError
     as `save_checkpoint` does, and where ``base`` lacks something.
     """
     config = model.config
@@ -74,6 +77,9 @@ def save_like(
         raw = read_json(base / "config.json")
         if raw.get("torch_dtype") != DTYPES[dtype]:
             write_json(staging / "config.json", raw | {"torch_dtype": DTYPES[dtype]})
+        preprocessor = read_json(base / "preprocessor_config.json")
+        if center_crop is not None and preprocessor.get(CENTER_CROP, 1.0) != center_crop:
+            write_json(staging / "preprocessor_config.json", preprocessor | {CENTER_CROP: center_crop})
 
 
 class _OrInitial:

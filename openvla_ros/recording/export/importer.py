@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -31,18 +31,27 @@ def import_dataset(
     had beside its transitions is not in the dataset: other topics, stamps of each hop, refused actions.
     Raises RecordingError for another dataset, and for an episode that is there already.
     """
-    dataset = _dataset(folder)
-    manifest = Manifest.load(dataset)
-    if manifest.format not in FORMATS:
-        raise RecordingError(f"{dataset / FILE_NAME}: there is no format '{manifest.format}'")
+    manifest, trajectories = read_dataset(folder)
     written = []
-    for trajectory in import_module(FORMATS[manifest.format]).read(dataset, manifest):
+    for trajectory in trajectories:
         progress(trajectory.provenance.episode_id)
         try:
             written.append(_write(trajectory, manifest, output, image_quality))
         except OSError as error:
             raise RecordingError(f"no episode can be written to {output}: {error}") from None
     return written
+
+
+def read_dataset(folder: Path) -> tuple[Manifest, Iterator[Trajectory]]:
+    """What a dataset that `export_episodes` made says of itself, and its trajectories in their order.
+
+    Raises RecordingError for another dataset, also while it is read.
+    """
+    dataset = _dataset(folder)
+    manifest = Manifest.load(dataset)
+    if manifest.format not in FORMATS:
+        raise RecordingError(f"{dataset / FILE_NAME}: there is no format '{manifest.format}'")
+    return manifest, import_module(FORMATS[manifest.format]).read(dataset, manifest)
 
 
 def _dataset(folder: Path) -> Path:

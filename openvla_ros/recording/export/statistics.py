@@ -15,19 +15,28 @@ FILE_NAME = "dataset_statistics.json"
 
 
 def dataset_statistics(trajectories: Sequence[Trajectory], control_hz: float) -> dict[str, Any]:
-    """One dataset's entry: action and proprio over all transitions, and how many there are.
+    """One dataset's entry, of its trajectories."""
+    return statistics_entry(
+        np.concatenate([t.actions for t in trajectories]),
+        np.concatenate([t.proprio for t in trajectories]),
+        len(trajectories),
+        control_hz,
+    )
+
+
+def statistics_entry(actions: Array, proprio: Array, trajectories: int, control_hz: float) -> dict[str, Any]:
+    """One dataset's entry: action (n, 7) and proprio (n, 8) over all transitions, and how many there are.
 
     The mask says which dimensions are normalised: all but the gripper. OpenVLA casts to float32 first; here it is
     float64, which differs in the seventh digit. action_semantics is ours: what the numbers mean, so that a checkpoint
     that is fine-tuned on them may drive an arm (policy/semantics.py).
     """
-    actions = np.concatenate([t.actions for t in trajectories])
     semantics = ActionSemantics(rotation="rpy_fixed_axes", control_hz=control_hz)
     return {
         "action": {**_numbers(actions), "mask": [name != "gripper" for name in ACTION]},
-        "proprio": _numbers(np.concatenate([t.proprio for t in trajectories])),
+        "proprio": _numbers(proprio),
         "num_transitions": len(actions),
-        "num_trajectories": len(trajectories),
+        "num_trajectories": trajectories,
         ENTRY: semantics.model_dump(),
     }
 

@@ -1,0 +1,1 @@
+"""Fine-tuning OpenVLA on recorded episodes. Knows no ROS."""
