@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ from openvla_ros.errors import OpenVLAError
 from openvla_ros.nodes import _qos
 
 T = TypeVar("T")
+
+_PATIENCE = 1.0  # [s] without an answer
 
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
@@ -145,14 +148,22 @@ class Operator:
         self._heartbeat.publish(Empty())
 
     def trigger(self, service: str, timeout: float = 5.0) -> tuple[bool, str]:
-        """Call a std_srvs/Trigger service: (success, message)."""
+        """Call a std_srvs/Trigger service: (success, message). One that does not answer is asked again."""
         response = self._call(Trigger, service, Trigger.Request(), timeout)
         return bool(response.success), str(response.message)
 
     def transition(self, node: str, name: str, timeout: float = 60.0) -> None:
         """Take a lifecycle node through one of TRANSITIONS. Raises OpenVLAError if it refuses."""
+        before = self.lifecycle_state(node)
+
+        def nothing_came_of_it() -> bool:
+            try:
+                return self.lifecycle_state(node, timeout=1.0) == before
+            except OpenVLAError:  # it is at it
+                return False
+
         request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))
-        if not self._call(ChangeState, f"{node}/change_state", request, timeout).success:
+        if not self._call(ChangeState, f"{node}/change_state", request, timeout, nothing_came_of_it).success:
             state = self.lifecycle_state(node)
             raise OpenVLAError(f"node '{node}' could not {name}, it is {state}; its log and /diagnostics say why")
 
@@ -176,17 +187,31 @@ class Operator:
             raise OpenVLAError(f"node '{node}' has no parameter '{name}'")
         return parameter_value_to_python(response.values[0])
 
-    def _call(self, kind: type, service: str, request: Any, timeout: float) -> Any:
+    def _call(
+        self, kind: type, service: str, request: Any, timeout: float, lost: Callable[[], bool] = lambda: True
+    ) -> Any:
+        """The answer of a service. Raises OpenVLAError.
+
+        DDS drops a request that comes before the server has discovered its sender, and the sender can't know. So it is
+        sent again after each _PATIENCE without an answer, if ``lost`` says that nothing came of the one before.
+        """
         client = self.node.create_client(kind, service)
         try:
             deadline = time.monotonic() + timeout
-            if not client.wait_for_service(timeout_sec=timeout):
-                raise OpenVLAError(f"no service {service}: is its node running?")
-            done = threading.Event()
-            future = client.call_async(request)
-            future.add_done_callback(lambda _: done.set())
-            if not done.wait(max(0.0, deadline - time.monotonic())):
-                raise OpenVLAError(f"service {service} did not answer within {timeout:g} s")
-            return future.result()
+            while not client.service_is_ready():  # rclpy's own wait looks four times a second: too slow for a stop
+                if time.monotonic() > deadline:
+                    raise OpenVLAError(f"no service {service}: is its node running?")
+                time.sleep(0.01)
+            answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            send = True
+            while True:
+                if send:
+                    client.call_async(request).add_done_callback(answers.put)
+                try:
+                    return answers.get(timeout=min(_PATIENCE, max(0.0, deadline - time.monotonic()))).result()
+                except queue.Empty:
+                    if time.monotonic() >= deadline:
+                        raise OpenVLAError(f"service {service} did not answer within {timeout:g} s") from None
+                send = lost()
         finally:
             self.node.destroy_client(client)
