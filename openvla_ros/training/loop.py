@@ -133,7 +133,7 @@ class Trainer:
         """Train to the last step."""
         settings, main = self.settings, self._accelerator.is_main_process
         journal = Journal(settings.output, self.step) if main else None
-        drawn, seen, began = 0.0, 0, time.perf_counter()
+        drawn, seen, began = time.monotonic(), 0, time.perf_counter()
         scores: list[Scores] = []
         while self.step < settings.steps:
             scores.append(self._train_step())

@@ -128,7 +128,7 @@ class ImageProcessor:
         return np.stack(planes)
 
     def _cropped(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        values = torch.from_numpy(np.ascontiguousarray(pixels))[None].float() / 255
+        values = torch.tensor(pixels)[None].float() / 255
         return to_uint8(crop_and_resize(values, center_box(self.center_crop), self.size))[0].numpy()
 
     def _resize(self, picture: Image.Image, width: int, height: int) -> Image.Image:

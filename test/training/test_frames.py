@@ -1,0 +1,141 @@
+"""Data: recorded and exported episodes alike, as their expert labelled them, and clear words on what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openvla_ros.errors import RecordingError, TrainingError
+from openvla_ros.recording.episode import Episode
+from openvla_ros.recording.export.exporter import ExportOptions, episodes_at, export_episodes
+from openvla_ros.recording.export.noop import NoopFilter
+from openvla_ros.training.frames import Frames, is_cached, read_frames
+from openvla_ros.training.settings import TrainSettings
+
+Make = Callable[..., TrainSettings]
+
+
+def enlarge(image: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((56, 56)))
+
+
+def assert_same(first: Frames, second: Frames) -> None:
+    for name, value in vars(first).items():
+        if isinstance(value, np.ndarray):
+            assert np.array_equal(value, getattr(second, name)), name
+    assert (first.instructions, first.episodes, first.control_hz) == (
+        second.instructions,
+        second.episodes,
+        second.control_hz,
+    )
+
+
+def test_labels_are_learned_and_not_what_was_executed(frames: Frames, settings: Make) -> None:
+    """The executed actions carry noise that is there to lead astray: cloned, it would lead the policy astray too."""
+    executed = read_frames(settings(actions="raw", noops=None), enlarge, 56)
+    labelled = read_frames(settings(noops=None), enlarge, 56)
+    assert len(executed) == len(labelled)
+    assert not np.allclose(executed.actions, labelled.actions, atol=1e-3)
+    episode = Episode.open(next(iter(sorted(settings().data[0].glob("demo-*")))))
+    first = next(iter(episode.trace.steps.values()))
+    assert first.label is not None
+    assert np.array_equal(labelled.actions[0], first.label.to_array())
+
+
+def test_every_image_stands_beside_its_action(frames: Frames, demos: Path) -> None:
+    """Off by one, a policy learns to act on what it saw before."""
+    episode = Episode.open(demos / frames.episodes[0])
+    kept = NoopFilter().keep(np.array([s.label.to_array() for s in episode.trace.steps.values() if s.label]))
+    images = [step.frames[episode.cameras[0]].rgb() for step in episode.steps(episode.cameras[:1])]
+    wanted = [enlarge(image) for image, keep in zip(images, kept, strict=True) if keep]
+    assert np.array_equal(frames.images[frames.episode == 0], wanted)
+
+
+def test_what_the_recorder_counted_is_what_is_read(frames: Frames, demos: Path) -> None:
+    summary = json.loads((demos / "demonstrations.json").read_text())
+    assert len(frames) == summary["transitions"]
+    assert frames.left_out.get("no-op", 0) == summary["noops"]
+
+
+def test_an_export_reads_like_the_episodes_it_was_made_of(
+    frames: Frames, demos: Path, settings: Make, tmp_path: Path
+) -> None:
+    options = ExportOptions("lerobot", "small", source="label", noops=NoopFilter(), format_options={"images": "png"})
+    folder = export_episodes(episodes_at([demos]), tmp_path, options).folder
+    assert_same(read_frames(settings(data=[folder]), enlarge, 56), frames)
+
+
+def test_what_is_on_disk_is_read_once_and_again_when_it_changed(settings: Make, demos: Path, tmp_path: Path) -> None:
+    """A cache of data as they were before an episode was added would train on less than one thinks."""
+    copy = shutil.copytree(demos, tmp_path / "copy")
+    mine = settings(data=[copy])
+    read: list[str] = []
+    read_frames(mine, enlarge, 56, read.append)
+    assert len(read) == 3
+    assert is_cached(mine, 56)
+    read_frames(mine, enlarge, 56, read.append)
+    assert len(read) == 3
+    shutil.rmtree(copy / "demo-000001")
+    assert not is_cached(mine, 56)
+    assert len(read_frames(mine, enlarge, 56).episodes) == 2
+    assert not is_cached(mine, 70)
+
+
+def test_a_cache_that_was_cut_off_is_built_again(
+    settings: Make, frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(name: str) -> None:
+        if name == "demo-000002":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read_frames(settings(), enlarge, 56, stop)
+    assert_same(read_frames(settings(), enlarge, 56), frames)
+
+
+def test_nothing_to_learn_from_is_said(settings: Make, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no folder"):
+        read_frames(settings(data=[tmp_path / "missing"]), enlarge, 56)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match="nothing to learn from"):
+        read_frames(settings(data=[tmp_path / "empty"]), enlarge, 56)
+    with pytest.raises(TrainingError, match="outcome success: 3"):
+        read_frames(settings(outcomes=["failure"]), enlarge, 56)
+
+
+def test_a_camera_that_is_not_there_is_named(settings: Make) -> None:
+    with pytest.raises(RecordingError, match="no camera 'wrist'"):
+        read_frames(settings(camera="wrist"), enlarge, 56)
+
+
+def test_an_episode_counts_once(settings: Make, demos: Path) -> None:
+    with pytest.raises(TrainingError, match="two episodes demo-000000"):
+        read_frames(settings(data=[demos, demos / "demo-000000"]), enlarge, 56)
+
+
+def test_a_full_disk_is_said_before_training(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(TrainingError, match="No space left"):
+        read_frames(settings(), enlarge, 56)
+    assert not list((settings().output / "cache").iterdir())
+
+
+def test_two_rates_do_not_mix(settings: Make, demos: Path, tmp_path: Path) -> None:
+    """A step at 5 Hz is another distance than one at 10 Hz."""
+    copy = shutil.copytree(demos, tmp_path / "copy")
+    file = copy / "demo-000001" / "episode.json"
+    about = json.loads(file.read_text())
+    about["control"]["control_hz"] = 10.0
+    file.write_text(json.dumps(about))
+    with pytest.raises(TrainingError, match="control rates differ: 5 Hz in episode demo-000000, 10 Hz in demo-000001"):
+        read_frames(settings(data=[copy]), enlarge, 56)
