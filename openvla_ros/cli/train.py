@@ -8,6 +8,7 @@ torchrun --nproc-per-node N -m openvla_ros.cli.main train ...
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
     changes |= {name.replace("-", "_"): getattr(args, name.replace("-", "_")) for name in _FLAGS}
     changes = {name: value for name, value in changes.items() if value is not None}
     settings = load_settings(args.config, changes | dict(map(parse_change, args.set)))
-    with _Screen(Console(), settings) as screen:
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes, one speaks
+    with _Screen(console, settings) as screen:
         folder = train(settings, screen)
-    Console().print(f"checkpoint: {folder.resolve()}")
+    console.print(f"checkpoint: {folder.resolve()}")
     return 0
 
 

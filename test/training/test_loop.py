@@ -151,6 +151,21 @@ def test_a_kill_changes_nothing(settings: Make, tmp_path: Path, watcher) -> None
     assert strip == [{k: v for k, v in row.items() if k not in timing} for row in rows(whole)]
 
 
+def test_two_processes_train_like_one(settings: Make, tmp_path: Path, watcher) -> None:
+    """Each on its part of a step's examples, on CPUs as it would be on GPUs; only one of them writes and speaks."""
+    both = settings(batch_size=1, accumulation=2, steps=2, threads=1, output=tmp_path / "both")
+    file = tmp_path / "train.json"
+    file.write_text(both.model_dump_json())
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "openvla_ros.cli.main", "train", str(file)]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checkpoint: ") == 1
+    train(settings(batch_size=4, steps=2, output=tmp_path / "one"), watcher)
+    a, b = (weights(tmp_path / name / "step-000002") for name in ("one", "both"))
+    for name, tensor in a.items():
+        assert torch.allclose(tensor, b[name], atol=1e-5), name
+
+
 def test_adapters_and_their_dropout_go_on_as_if_nothing_had_been(settings: Make, tmp_path: Path, watcher) -> None:
     common = {"lora": {"rank": 4, "dropout": 0.2}, "learning_rate": 5e-3, "checkpoint_every": 2}
     train(settings(**common, steps=2), watcher)
