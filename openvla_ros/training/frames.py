@@ -33,7 +33,7 @@ class Frames:
 
     images: (n, size, size, 3) uint8 as the model's towers see them; any array, a memory map for one. actions: (n, 7)
     in m and rad, gripper 1 = open. proprio: (n, 8). instruction, episode: (n,) index into instructions and episodes,
-    which are sentences and ids. left_out: steps that are not here, by reason.
+    which are sentences, and ids behind the name of their folder. left_out: steps that are not here, by reason.
     """
 
     images: NDArray[np.uint8]
@@ -64,23 +64,26 @@ def read_frames(
     return _open(folder, size)
 
 
-def is_cached(settings: TrainSettings, size: int) -> bool:
-    """Whether `read_frames` finds everything in the cache."""
-    return ((settings.cache or settings.output / "cache") / _key(settings, size) / _ABOUT).is_file()
-
-
 def _key(settings: TrainSettings, size: int) -> str:
     """A name for these data as they are on disk now, so that data that changed are read again."""
+    _check_roots([root.resolve() for root in settings.data])
     digest = hashlib.sha256()
     reading = settings.model_dump(mode="json", include={"actions", "outcomes", "camera", "noops"})
     digest.update(json.dumps([reading, size]).encode())
     for root in settings.data:
-        if not root.is_dir():
-            raise TrainingError(f"there is no folder {root}: data must name folders of episodes or exported datasets")
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             stat = path.stat()
             digest.update(f"{root.resolve()} {path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _check_roots(roots: Sequence[Path]) -> None:
+    for i, root in enumerate(roots):
+        if not root.is_dir():
+            raise TrainingError(f"there is no folder {root}: data must name folders of episodes or exported datasets")
+        for other in roots[:i]:
+            if root == other or root in other.parents or other in root.parents:
+                raise TrainingError(f"{root} and {other} hold the same episodes: name one of them in data")
 
 
 def _build(
@@ -166,14 +169,16 @@ def _check(
 
 def _trajectories(settings: TrainSettings, left_out: Counter[str]) -> Iterator[Trajectory]:
     """What can be learned from, one camera each."""
-    ids: set[str] = set()
+    names: set[str] = set()
     for root in settings.data:
         exported = next(root.rglob(MANIFEST), None) is not None
         for trajectory in _exported(root, settings, left_out) if exported else _recorded(root, settings, left_out):
-            name = trajectory.provenance.episode_id
-            if name in ids:
-                raise TrainingError(f"there are two episodes {name} in the data: is a folder named twice?")
-            ids.add(name)
+            # Recordings number their episodes anew: with the folder's name, they can be told apart.
+            name = f"{root.resolve().name}/{trajectory.provenance.episode_id}"
+            if name in names:
+                raise TrainingError(f"there are two episodes {name} in the data: give one folder another name")
+            names.add(name)
+            trajectory.provenance.episode_id = name
             if settings.noops is not None:
                 keep = settings.noops.keep(trajectory.actions)
                 left_out["no-op"] += len(keep) - int(keep.sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from openvla_ros.errors import TrainingError
 from openvla_ros.policy.checkpoint import read_json, resolve_checkpoint
 from openvla_ros.policy.openvla.config import OpenVLAConfig, parse_config
 from openvla_ros.policy.openvla.engine import find_device
-from openvla_ros.policy.openvla.loading import load_model
+from openvla_ros.policy.openvla.loading import expected_shapes, load_model
+from openvla_ros.policy.openvla.memory import GB, free_bytes
 from openvla_ros.policy.openvla.model import OpenVLA
 from openvla_ros.policy.openvla.precision import scheme_for
 from openvla_ros.policy.openvla.processor import Processor
@@ -87,8 +89,7 @@ def prepare(
 def load_module(job: Job, device: torch.device) -> ActionLogits:
     """The model on its device, with what is to be trained requiring gradients."""
     settings = job.settings
-    # Trained weights are float32. Those that LoRA leaves alone may be half as large.
-    base = "bf16" if settings.lora is not None and compute_dtype(settings, device) is torch.bfloat16 else "float32"
+    base = "bf16" if _base_dtype(settings, device) is torch.bfloat16 else "float32"
     model: OpenVLA = load_model(job.base, job.config, device, scheme_for(base, device))
     if settings.lora is not None:
         add_adapters(model, settings.lora, settings.freeze_vision, settings.seed)
@@ -96,6 +97,11 @@ def load_module(job: Job, device: torch.device) -> ActionLogits:
         model.requires_grad_(True)
         model.vision_backbone.requires_grad_(not settings.freeze_vision)
     return ActionLogits(model, job.processor.image).to(device)
+
+
+def _base_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype:
+    """Trained weights are float32. Those that LoRA leaves alone may be half as large."""
+    return torch.float32 if settings.lora is None else compute_dtype(settings, device)
 
 
 def compute_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype:
@@ -110,6 +116,24 @@ def device_of(settings: TrainSettings, local_rank: int | None) -> torch.device:
     if local_rank is not None and settings.device == "auto" and torch.cuda.is_available():
         return torch.device("cuda", local_rank)
     return find_device(settings.device)
+
+
+def check_memory(job: Job, device: torch.device) -> None:
+    """Raise TrainingError where the device could not even hold weights, gradients and the optimizer's two moments."""
+    settings = job.settings
+    trained = frozen = 0
+    for name, shape in expected_shapes(job.config)[0].items():
+        if settings.lora is not None or (settings.freeze_vision and name.startswith("vision_backbone.")):
+            frozen += prod(shape)
+        else:
+            trained += prod(shape)
+    needed = 4 * 4 * trained + _base_dtype(settings, device).itemsize * frozen
+    free = free_bytes(device)
+    if needed > free:
+        raise TrainingError(
+            f"training needs more than {needed / GB:.1f} GB on {device}, {free / GB:.1f} GB are free"
+            f"{': train with lora' if settings.lora is None else ''}"
+        )
 
 
 def check_disk(job: Job, trained: int) -> None:

@@ -24,7 +24,16 @@ from openvla_ros.training import augment
 from openvla_ros.training.examples import Batch, Examples, Ids
 from openvla_ros.training.forward import ActionLogits
 from openvla_ros.training.frames import Frames
-from openvla_ros.training.job import DTYPES, Job, check_disk, compute_dtype, device_of, load_module, prepare
+from openvla_ros.training.job import (
+    DTYPES,
+    Job,
+    check_disk,
+    check_memory,
+    compute_dtype,
+    device_of,
+    load_module,
+    prepare,
+)
 from openvla_ros.training.journal import Journal
 from openvla_ros.training.lora import merged
 from openvla_ros.training.objective import Objective, Scorer, Scores
@@ -65,6 +74,7 @@ def train(settings: TrainSettings, watcher: Watcher, frames: Frames | None = Non
         _claim(settings)
     with accelerator.main_process_first():  # the others find the images in the cache
         job = prepare(settings, frames, watcher.reading if main else lambda _: None)
+    check_memory(job, device)
     module = load_module(job, device)
     trainer = Trainer(job, module, device, accelerator)
     if main:

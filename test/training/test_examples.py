@@ -80,7 +80,7 @@ def test_an_action_that_is_not_finite_is_refused(frames: Frames, engine: Engine,
     """The tokenizer turns a NaN into +1: full speed."""
     actions = frames.actions.copy()
     actions[len(actions) // 2, 2] = np.nan
-    with pytest.raises(TrainingError, match="episode demo-000001 is not finite"):
+    with pytest.raises(TrainingError, match="episode small/demo-000001 is not finite"):
         make_examples(replace(frames, actions=actions), engine.processor.text, engine.action_tokenizer, chosen[1], 2)
 
 

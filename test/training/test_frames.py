@@ -14,7 +14,7 @@ from openvla_ros.errors import RecordingError, TrainingError
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.export.exporter import ExportOptions, episodes_at, export_episodes
 from openvla_ros.recording.export.noop import NoopFilter
-from openvla_ros.training.frames import Frames, is_cached, read_frames
+from openvla_ros.training.frames import Frames, read_frames
 from openvla_ros.training.settings import TrainSettings
 
 Make = Callable[..., TrainSettings]
@@ -51,7 +51,7 @@ def test_labels_are_learned_and_not_what_was_executed(frames: Frames, settings: 
 
 def test_every_image_stands_beside_its_action(frames: Frames, demos: Path) -> None:
     """Off by one, a policy learns to act on what it saw before."""
-    episode = Episode.open(demos / frames.episodes[0])
+    episode = Episode.open(demos.parent / frames.episodes[0])
     kept = NoopFilter().keep(np.array([s.label.to_array() for s in episode.trace.steps.values() if s.label]))
     images = [step.frames[episode.cameras[0]].rgb() for step in episode.steps(episode.cameras[:1])]
     wanted = [enlarge(image) for image, keep in zip(images, kept, strict=True) if keep]
@@ -78,21 +78,18 @@ def test_what_is_on_disk_is_read_once_and_again_when_it_changed(settings: Make, 
     mine = settings(data=[copy])
     read: list[str] = []
     read_frames(mine, enlarge, 56, read.append)
-    assert len(read) == 3
-    assert is_cached(mine, 56)
     read_frames(mine, enlarge, 56, read.append)
-    assert len(read) == 3
+    assert read == ["copy/demo-000000", "copy/demo-000001", "copy/demo-000002"]
     shutil.rmtree(copy / "demo-000001")
-    assert not is_cached(mine, 56)
-    assert len(read_frames(mine, enlarge, 56).episodes) == 2
-    assert not is_cached(mine, 70)
+    assert len(read_frames(mine, enlarge, 56, read.append).episodes) == 2
+    assert read_frames(mine, lambda image: enlarge(image)[:28, :28], 28).images.shape[1:] == (28, 28, 3)
 
 
 def test_a_cache_that_was_cut_off_is_built_again(
     settings: Make, frames: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(name: str) -> None:
-        if name == "demo-000002":
+        if name == "small/demo-000002":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -115,9 +112,16 @@ def test_a_camera_that_is_not_there_is_named(settings: Make) -> None:
         read_frames(settings(camera="wrist"), enlarge, 56)
 
 
-def test_an_episode_counts_once(settings: Make, demos: Path) -> None:
-    with pytest.raises(TrainingError, match="two episodes demo-000000"):
-        read_frames(settings(data=[demos, demos / "demo-000000"]), enlarge, 56)
+def test_an_episode_counts_once(settings: Make, demos: Path, tmp_path: Path) -> None:
+    """Every recording begins with demo-000000: another round of them is no repetition, the same folder is."""
+    for other in (demos, demos / "demo-000000", demos.parent):
+        with pytest.raises(TrainingError, match="hold the same episodes"):
+            read_frames(settings(data=[demos, other]), enlarge, 56)
+    for name in ("again", "more/small"):
+        shutil.copytree(demos, tmp_path / name)
+    assert len(read_frames(settings(data=[demos, tmp_path / "again"]), enlarge, 56).episodes) == 6
+    with pytest.raises(TrainingError, match="two episodes small/demo-000000"):
+        read_frames(settings(data=[demos, tmp_path / "more" / "small"]), enlarge, 56)
 
 
 def test_a_full_disk_is_said_before_training(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,5 +141,7 @@ def test_two_rates_do_not_mix(settings: Make, demos: Path, tmp_path: Path) -> No
     about = json.loads(file.read_text())
     about["control"]["control_hz"] = 10.0
     file.write_text(json.dumps(about))
-    with pytest.raises(TrainingError, match="control rates differ: 5 Hz in episode demo-000000, 10 Hz in demo-000001"):
+    with pytest.raises(
+        TrainingError, match="control rates differ: 5 Hz in episode copy/demo-000000, 10 Hz in copy/demo-000001"
+    ):
         read_frames(settings(data=[copy]), enlarge, 56)

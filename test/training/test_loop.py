@@ -22,7 +22,7 @@ from openvla_ros.errors import CheckpointError, ConfigError, TrainingError
 from openvla_ros.policy.openvla.engine import Engine
 from openvla_ros.policy.openvla.loading import SINGLE
 from openvla_ros.policy.registry import load_policy
-from openvla_ros.training import loop
+from openvla_ros.training import job, loop
 from openvla_ros.training.frames import Frames, read_frames
 from openvla_ros.training.journal import CSV, PLOT
 from openvla_ros.training.loop import train
@@ -71,12 +71,12 @@ def test_the_policy_does_what_it_was_shown(settings: Make, tiny: Path, tmp_path:
     assert losses[-1] < 0.1 * losses[0]
     policy = load_policy(str(folder), precision="float32", device="cpu")
     policy.warm_up()
-    job = loop.prepare(mine, four)
+    prepared = loop.prepare(mine, four)
     for i in range(4):
         prediction = policy.predict(four.images[i], four.instructions[four.instruction[i]])
-        assert prediction.token_ids.tolist() == job.examples.targets[i, :7].tolist()
-        allowed = (job.statistics.q99 - job.statistics.q01) / 255
-        inside = np.clip(four.actions[i], job.statistics.q01, job.statistics.q99)
+        assert prediction.token_ids.tolist() == prepared.examples.targets[i, :7].tolist()
+        allowed = (prepared.statistics.q99 - prepared.statistics.q01) / 255
+        inside = np.clip(four.actions[i], prepared.statistics.q01, prepared.statistics.q99)
         assert np.all(np.abs(prediction.action.to_array() - inside)[:6] <= allowed[:6] + 1e-6)
 
 
@@ -222,6 +222,13 @@ def test_a_disk_that_is_too_small_is_said_before_training(settings: Make, watche
     with pytest.raises(TrainingError, match=r"0\.0 GB are free"):
         train(settings(), watcher)
     assert watcher.began == []
+
+
+def test_a_device_that_is_too_small_is_said_before_the_weights_are_read(settings: Make, watcher, monkeypatch) -> None:
+    """The whole 7B takes 120 GB: to learn that after minutes of loading, from an allocator, helps nobody."""
+    monkeypatch.setattr(job, "free_bytes", lambda _: 1000)
+    with pytest.raises(TrainingError, match="GB are free: train with lora"):
+        train(settings(), watcher)
 
 
 def test_an_error_on_the_command_line_is_one_line(settings: Make, tmp_path: Path, capsys) -> None:

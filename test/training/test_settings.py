@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from openvla_ros.errors import ConfigError
+from openvla_ros.paths import config_file
 from openvla_ros.training.loop import learning_rate
 from openvla_ros.training.settings import TrainSettings, demand_same, load_settings, parse_change
 
@@ -59,9 +60,12 @@ def test_a_file_that_is_no_settings_is_refused(tmp_path: Path) -> None:
         load_settings(tmp_path / "missing.yaml", {})
 
 
-def test_the_examples_in_config_are_settings() -> None:
-    from openvla_ros.paths import config_file
+def test_every_setting_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    assert [name for name in TrainSettings.model_fields if f"| `{name}` |" not in page] == []
 
+
+def test_the_examples_in_config_are_settings() -> None:
     settings = load_settings(config_file("train_lora.yaml"), {"data": ["x"]})
     assert settings.lora is not None
     assert settings.rate == 5e-4
