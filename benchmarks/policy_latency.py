@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._plain_transformers import PlainTransformers
 from benchmarks._random_model import SIZES, RandomWeights, make_folder
 from benchmarks._report import machine_line
-from openvla_ros.errors import ConfigError
+from openvla_ros.errors import OpenVLAError
 from openvla_ros.paths import resource_file
 from openvla_ros.policy.openvla.decoding import Ids
 from openvla_ros.policy.openvla.engine import Engine
@@ -58,14 +58,16 @@ def main() -> None:
         for precision in args.precisions:
             try:
                 engine = load(args, folder, precision)
-            except ConfigError as error:
-                notes.append(str(error))
+            except (OpenVLAError, torch.OutOfMemoryError) as error:  # the others are measured all the same
+                notes.append(f"{precision}: {error}")
                 continue
             if not rows:
                 bandwidth = copy_bandwidth(engine.device)
                 rows.append(measure_transformers(args, folder, engine))
             rows += measure(engine, args.runs, bandwidth)
             engine.close()
+    if not rows:
+        raise SystemExit("\n".join(["no precision can be measured here:", *notes]))
     for row in rows:
         row["speedup"] = rows[0]["action_ms"] / row["action_ms"]
     title = f"OpenVLA {args.size}, {args.device}, threads: {torch.get_num_threads()}, runs: {args.runs}"
@@ -110,7 +112,7 @@ def checkpoint(size: str) -> Iterator[Path]:
 
 
 def load(args: argparse.Namespace, folder: Path, precision: str) -> Engine:
-    """A warmed-up engine. Raises ConfigError where the precision can't be had or does not fit."""
+    """A warmed-up engine. Raises OpenVLAError where the precision can't be had, does not fit or is not exact."""
     weights = None if args.size == "tiny" else RandomWeights
     engine = Engine(folder, device=args.device, precision=precision, weights=weights)
     warm_up(engine, TOKENS)

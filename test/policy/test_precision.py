@@ -18,6 +18,7 @@ from openvla_ros.errors import ConfigError, PolicyError
 from openvla_ros.policy.openvla import memory
 from openvla_ros.policy.openvla.config import OpenVLAConfig, parse_config
 from openvla_ros.policy.openvla.engine import Engine
+from openvla_ros.policy.openvla.loading import _quantized
 from openvla_ros.policy.openvla.precision import PRECISIONS, QuantizedLinear, scheme_for
 from openvla_ros.policy.openvla.precision.base import Scheme
 from openvla_ros.policy.openvla.precision.fp8 import FP8Linear
@@ -141,6 +142,16 @@ def test_quantization_of_damaged_weights_is_refused() -> None:
     scheme = Scheme("test", torch.bfloat16, "all", scheme_for("int8-wo", CPU).make, rounding=0.1)
     with pytest.raises(PolicyError, match="projector are off by nan"):
         fill(model, Source(), scheme)
+
+
+@pytest.mark.parametrize("precision", QUANTIZED)
+@pytest.mark.parametrize("largest", [1.0, 1.01, 1.15, 1.4, 1.99])
+def test_sound_weights_are_never_refused(precision: str, largest: float) -> None:
+    """Hazard: int8 of a sound checkpoint was refused where bf16 rounds coarsest, just above a power of two."""
+    weight = torch.linspace(-largest, largest, 256 * 512).view(256, 512).to(torch.bfloat16)
+    linear = nn.Linear(512, 256, bias=False)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    assert isinstance(_quantized("layer", linear, scheme_for(precision, CPU)), QuantizedLinear)
 
 
 def test_a_kernel_that_computes_wrongly_does_not_start(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

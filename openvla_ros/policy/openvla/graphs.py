@@ -7,12 +7,19 @@ warm-up, no compiler on the robot's computer, and seconds instead of minutes to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Out = TypeVar("Out")
+
+
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """The stream that all graphs of a GPU are recorded on: cuBLAS takes a workspace for each stream, and keeps it."""
+    return torch.cuda.Stream(device=device)
 
 
 class Graph(Generic[Out]):
@@ -25,7 +32,7 @@ class Graph(Generic[Out]):
     def __init__(self, function: Callable[..., Out], examples: tuple[Tensor, ...], pool: Any) -> None:
         self._inputs = tuple(example.clone() for example in examples)
         # Libraries choose kernels and take workspace at their first calls, which must not be recorded.
-        aside = torch.cuda.Stream(device=examples[0].device)
+        aside = _aside(examples[0].device)
         aside.wait_stream(torch.cuda.current_stream(examples[0].device))
         with torch.cuda.stream(aside):
             for _ in range(3):

@@ -67,6 +67,7 @@ def fill(model: nn.Module, weights: Weights, scheme: Scheme) -> None:
             setattr(module, parameter, nn.Parameter(tensor, requires_grad=False))
         if isinstance(module, nn.Linear) and scheme.make is not None and scheme.covers(name):
             model.set_submodule(name, _quantized(name, module, scheme))
+            module.weight = None  # type: ignore[assignment]  # the list above keeps the module, and it the full-size weight
 
 
 def _tensor(module: nn.Module, prefix: str, parameter: str, weights: Weights) -> Tensor:

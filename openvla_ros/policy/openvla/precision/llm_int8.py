@@ -26,7 +26,7 @@ def scheme(name: str, device: torch.device) -> Scheme:
         quantizes="all",
         make=Int8Linear,
         weight_bytes=lambda rows, columns: rows * columns + 4 * rows,
-        rounding=1 / 160,  # half a step of 1/127, and bf16
+        rounding=1 / 120,  # half a step of 1/127, and half one of bf16: 1/256 just above a power of two
         tolerance=0.05,  # activations are rounded as well
         rows_independent=False,  # the columns with outliers are found over all rows, and counted on the host
         details={"scheme": "LLM.int8()", "group_size": "row", "outlier_threshold": THRESHOLD},

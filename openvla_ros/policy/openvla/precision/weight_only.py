@@ -35,7 +35,8 @@ def scheme(name: str, device: torch.device) -> Scheme:
             quantizes="llama",
             make=Int8WeightLinear,
             weight_bytes=lambda rows, columns: rows * columns + 4 * rows,
-            rounding=1 / 160,  # half a step of 1/127, and bf16
+            rounding=1
+            / 120,  # half a step of 1/127, and half a step of bf16: 1/256 where the largest is a power of two
             tolerance=0.01,
             details={"scheme": "weight-only int8, symmetric", "group_size": "row"},
             libraries=libraries,
