@@ -13,17 +13,17 @@ import numpy as np
 
 from openvla_ros.errors import ConfigError
 from openvla_ros.robots.description import RobotDescription
-from openvla_ros.robots.model import kinematic_model
+from openvla_ros.robots.model import LM_DAMPING, POSTURE_COST, kinematic_model, posture_gain
 from openvla_ros.types import Array, Pose
 
 _WXYZ, _XYZW = [3, 0, 1, 2], [1, 2, 3, 0]  # MuJoCo's order of a quaternion from ours, and back
 _ITERATIONS = 8  # of one waypoint; two are usual
 _POSITION_TOLERANCE, _ROTATION_TOLERANCE = 1e-5, 1e-4  # [m], [rad] at the end of a path, a tenth of the driver's
 _ON_THE_WAY = 100.0  # times these in between: the next waypoint starts afresh, nothing adds up
-_DAMPING = 1e-7 * np.eye(6).ravel()  # keeps the step finite at a singularity, too small to slow it anywhere else
+_UNIT = np.eye(6).ravel()
+_DAMPING = 1e-7 * _UNIT  # keeps the step finite at a singularity, too small to slow it anywhere else
 _MAX_STEP = 0.5  # [rad] of any joint in one iteration
 _POSTURES = 5000  # tried to find the reach
-_POSTURE_GAIN = 0.02  # of a redundant arm's elbow towards its start pose in each waypoint, as the driver's
 _SPHERE, _CAPSULE = int(mujoco.mjtGeom.mjGEOM_SPHERE), int(mujoco.mjtGeom.mjGEOM_CAPSULE)
 _CYLINDER, _BOX = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_BOX)
 
@@ -43,6 +43,7 @@ class ArmModel:
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(robot.end_effector_site).id
         self._posture = robot.pose("start")
+        self._redundant = len(self.lower) > 6
         self._jacobian = np.zeros((6, self._model.nv))
         # What MuJoCo's functions write to; numpy's would cost most of a path's time.
         self._goal, self._now, self._turn, self._error = np.zeros(4), np.zeros(4), np.zeros(3), np.zeros(6)
@@ -97,7 +98,7 @@ class ArmModel:
 
     def redundant_part(self, q: Array, offset: Array) -> Array:
         """(n,) the part of a joint ``offset`` (n,) at q (n,) that does not move the end effector [rad]."""
-        if len(q) <= 6:
+        if not self._redundant:
             return np.zeros_like(q)
         self._place(q)
         jacobian = self._take_jacobian()
@@ -139,7 +140,6 @@ class ArmModel:
     def _solve(self, q: Array, point: Array, slack: float) -> Array | None:
         """Joint positions (n,) at ``point`` (3,) and self._goal, from q, where the model is placed already."""
         data, error = self._data, self._error
-        wander = _POSTURE_GAIN * (self._posture - q) if len(q) > 6 else None
         for i in range(_ITERATIONS):
             matrix = data.site_xmat[self._site]
             mujoco.mju_mat2Quat(self._now, matrix)
@@ -149,24 +149,32 @@ class ArmModel:
             distance, angle = mujoco.mju_norm3(error[:3]), mujoco.mju_norm3(error[3:])
             if i and distance < slack * _POSITION_TOLERANCE and angle < slack * _ROTATION_TOLERANCE:
                 return q
-            step = self._step_towards(wander)
-            wander = None
+            if i == 0 and self._redundant:
+                step = self._first_step(q, posture_gain(distance, angle))
+            else:
+                step = self._step_towards(_DAMPING)
             largest = max(map(abs, step.tolist()))
             q = q + (step if largest <= _MAX_STEP else step * (_MAX_STEP / largest))
             self._place(q)
         return None
 
-    def _step_towards(self, wander: Array | None) -> Array:
-        """The least joint step (n,) that undoes self._error (6,), added to a step ``wander`` (n,) of the elbow."""
-        jacobian, error, step = self._take_jacobian(), self._error, self._step
-        if wander is not None:
-            error -= jacobian @ wander
+    def _step_towards(self, damping: Array) -> Array:
+        """The least joint step (n,) that undoes self._error (6,). The same array each time."""
+        jacobian = self._take_jacobian()
         mujoco.mju_mulMatMatT(self._gram, jacobian, jacobian)
-        mujoco.mju_addTo(self._gram.reshape(-1), _DAMPING)
+        mujoco.mju_addTo(self._gram.reshape(-1), damping)
         mujoco.mju_cholFactor(self._gram, 0.0)
-        mujoco.mju_cholSolve(self._solution, self._gram, error)
-        mujoco.mju_mulMatTVec(step, jacobian, self._solution)
-        return step if wander is None else step + wander
+        mujoco.mju_cholSolve(self._solution, self._gram, self._error)
+        mujoco.mju_mulMatTVec(self._step, jacobian, self._solution)
+        return self._step
+
+    def _first_step(self, q: Array, gain: float) -> Array:
+        """Of a redundant arm, whose elbow tends to the start pose just as with ``Kinematics``: its tasks, solved."""
+        error = self._error
+        damping = LM_DAMPING * float(error @ error) + POSTURE_COST**2
+        wander = (POSTURE_COST**2 / damping * gain) * (self._posture - q)
+        error -= self._take_jacobian() @ wander
+        return wander + self._step_towards(damping * _UNIT)
 
     def _check_shapes(self, robot: RobotDescription, shapes: list[int]) -> None:
         for i in shapes:

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from openvla_ros.errors import KinematicsError
 from openvla_ros.robots.description import RobotDescription
-from openvla_ros.robots.model import kinematic_model
+from openvla_ros.robots.model import LM_DAMPING, POSTURE_COST, kinematic_model, posture_gain
 from openvla_ros.types import Array, Pose
 
 POSITION_TOLERANCE = 1e-4  # [m]
@@ -31,12 +31,12 @@ class Kinematics:
         self._configuration = mink.Configuration(self._model)
         self._site = self._model.site(description.end_effector_site).id
         self._lower, self._upper = description.lower, description.upper
-        # Levenberg-Marquardt damping fades with the error, so it slows nothing near the target
-        self._frame_task = mink.FrameTask(self._site, "site", position_cost=1.0, orientation_cost=1.0, lm_damping=1e-2)
-        # keeps a redundant arm's elbow from drifting; too weak to bias the end effector
-        posture_task = mink.PostureTask(self._model, cost=1e-3, gain=0.02)
-        posture_task.set_target(description.pose("start"))
-        self._tasks = [self._frame_task, posture_task]
+        self._frame_task = mink.FrameTask(
+            self._site, "site", position_cost=1.0, orientation_cost=1.0, lm_damping=LM_DAMPING
+        )
+        # keeps a redundant arm's elbow from drifting
+        self._posture_task = mink.PostureTask(self._model, cost=POSTURE_COST)
+        self._posture_task.set_target(description.pose("start"))
         self._limits: list[mink.Limit] = [mink.ConfigurationLimit(self._model, gain=1.0)]
 
     def forward(self, q: Array) -> Pose:
@@ -66,8 +66,13 @@ class Kinematics:
         self._set_target(target)
         q = self._within_limits(q_seed)
         self._configuration.update(q)
+        self._posture_task.gain = posture_gain(*self._errors())
+        tasks: list[mink.Task] = [self._frame_task, self._posture_task]
         for _ in range(max_iterations):  # at least once: small motions must not vanish in the tolerance
-            q = np.clip(q + self._step(), self._lower, self._upper)
+            q = np.clip(q + self._step(tasks), self._lower, self._upper)
+            # The posture in the first step only: far from it, the second-order error of a step towards it exceeds the
+            # tolerance, and the elbow would wander off in search of an end.
+            tasks = [self._frame_task]
             self._configuration.update(q)
             if self._arrived():
                 return q
@@ -109,20 +114,23 @@ class Kinematics:
         wxyz = np.roll(target.rotation.as_quat(), 1)
         self._frame_task.set_target(mink.SE3(np.concatenate([wxyz, target.position])))
 
-    def _step(self) -> Array:
+    def _step(self, tasks: list[mink.Task]) -> Array:
         """One differential step (n,) [rad] towards the frame task's target, no joint further than MAX_STEP."""
         try:
-            step = mink.solve_ik(
-                self._configuration, self._tasks, 1.0, solver="daqp", limits=self._limits, damping=1e-9
-            )
+            step = mink.solve_ik(self._configuration, tasks, 1.0, solver="daqp", limits=self._limits, damping=1e-9)
         except mink.NoSolutionFound as error:
             q = np.round(self._configuration.q, 3).tolist()
             raise KinematicsError(f"the inverse kinematics solver found no step at joint positions {q}") from error
         return step * min(1.0, MAX_STEP / max(float(np.abs(step).max()), 1e-12))
 
-    def _arrived(self) -> bool:
+    def _errors(self) -> tuple[float, float]:
+        """[m] and [rad] to the frame task's target."""
         error = self._frame_task.compute_error(self._configuration)
-        return bool(np.linalg.norm(error[:3]) < POSITION_TOLERANCE and np.linalg.norm(error[3:]) < ROTATION_TOLERANCE)
+        return float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
+
+    def _arrived(self) -> bool:
+        distance, angle = self._errors()
+        return distance < POSITION_TOLERANCE and angle < ROTATION_TOLERANCE
 
     def _shortfall(self, target: Pose, q: Array) -> str:
         translation, rotvec = self._pose().motion_to(target)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("mink")
@@ -23,9 +23,7 @@ STEPS = 60  # of one walk
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 WALKS = settings(max_examples=200 if NIGHTLY else 6, deadline=None)
 NAMES = ("wx250s", "panda")
-# Filter and driver each find the joints by themselves; where the elbow of a redundant arm goes they agree on less well.
-SLACK_RAD = {"wx250s": 2e-3, "panda": 0.03}
-SLACK_M = {"wx250s": 1e-3, "panda": 0.01}
+SLACK = 2e-3  # [rad], [m]: filter and driver each find the joints by themselves
 
 
 def asked(rng: np.random.Generator, style: str, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,6 +36,9 @@ def asked(rng: np.random.Generator, style: str, direction: np.ndarray) -> tuple[
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("style", ["anywhere", "onwards"])
 @WALKS
+@example(seed=291, near_table=False)  # the wrist turns through its singularity within one step
+@example(seed=10114, near_table=False)  # told to stay, the same elbow went on, beyond a joint's margin
+@example(seed=2419, near_table=True)  # far from its start pose, the elbow of a redundant arm wandered off
 @given(seed=st.integers(0, 2**32 - 1), near_table=st.booleans())
 def test_the_driver_refuses_nothing_that_the_filter_passes(name: str, style: str, seed: int, near_table: bool) -> None:
     """Hazard: filter and driver disagree on what the arm can do: the driver refuses, the target stays where no joint
@@ -57,10 +58,10 @@ def test_the_driver_refuses_nothing_that_the_filter_passes(name: str, style: str
         decision = arm.step(*asked(rng, style, direction), dt=float(rng.choice([0.2, 0.2, 0.2, 0.1, 0.3])))
         assert not arm.refusals
         assert decision.verdict is not Verdict.REFUSED, decision.reports
-        assert (arm.q >= lower - SLACK_RAD[name]).all()
-        assert (arm.q <= upper + SLACK_RAD[name]).all()
-        assert arm.model.distances(arm.q, 0.05).min() >= limits.collision.self_stop_m - SLACK_M[name]
-        assert arm.model.heights(arm.q).min() >= lowest - SLACK_M[name]
+        assert (arm.q >= lower - SLACK).all()
+        assert (arm.q <= upper + SLACK).all()
+        assert arm.model.distances(arm.q, 0.05).min() >= limits.collision.self_stop_m - SLACK
+        assert arm.model.heights(arm.q).min() >= lowest - SLACK
         still = still + 1 if share(decision) < 0.02 else 0
         if still == 3:  # pressed against something, or several
             assert way_out(arm, rng) > 0.02

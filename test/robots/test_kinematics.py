@@ -200,3 +200,13 @@ def test_a_redundant_arm_comes_back_to_its_posture():
         q = kinematics.path(q, start.moved(corner, np.zeros(3)), 2.0, 25)[-1]
     assert_pose(kinematics.forward(q), start)
     np.testing.assert_allclose(q, robot.pose("start"), atol=0.1)
+
+
+def test_far_from_its_posture_a_redundant_arms_elbow_does_not_wander_off():
+    """Hazard: the pull towards the posture keeps every solution from its end; a step of millimetres turns the elbow by
+    radians, or is refused for its speed."""
+    kinematics = Kinematics(load_robot("panda"))
+    q = np.array([1.458161, 0.579833, -1.548627, -1.958385, 1.822727, 2.63105, 0.049521])
+    target = Pose(np.array([0.7, 0.038356, 0.456692]), np.array([0.829272, -0.194688, 0.471207, -0.228842]))
+    path = kinematics.path(q, target, 0.2, 5)
+    assert np.abs(path - q).max() < 0.15

@@ -12,7 +12,7 @@ CODE = "singularity"
 
 
 class Singularity:
-    """Judged at the end of a path: on the way the joint speeds tell."""
+    """Judged all along a path: a wrist may turn through its singularity and be far from it again at the end."""
 
     def __init__(self, config: SafetyConfig, model: ArmModel) -> None:
         band = config.singularity
@@ -20,8 +20,11 @@ class Singularity:
         self._approach = Approach(band.slow_down, band.stop, band.approach_s)
 
     def __call__(self, path: JointPath, context: Context) -> Objection | None:
-        before, after = path.postures[0].singular_value, path.postures[-1].singular_value
-        if self._approach.excess(np.array(before), np.array(after), path.duration) <= 0:
+        before = np.array(path.postures[0].singular_value)
+        if self._approach.excess(before, np.array(_least(path)), path.duration) <= 0:
             return None
-        detail = "close to a singularity, smallest singular value: step cut"
-        return Objection(CODE, detail, self._stop, lambda path: path.postures[-1].singular_value)
+        return Objection(CODE, "close to a singularity, smallest singular value: step cut", self._stop, _least)
+
+
+def _least(path: JointPath) -> float:
+    return min(posture.singular_value for posture in path.postures[1:])
