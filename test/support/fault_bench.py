@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import signal
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import openvla_ros.msg as ours
 from diagnostic_msgs.msg import DiagnosticArray
@@ -92,8 +95,10 @@ class Bench:
     def __init__(self, running: Running) -> None:
         self.running = running
         self.camera, self.actions = Camera(running), Actions(running)
+        self._camera: subprocess.Popen[bytes] | None = None
         self.arm, self.status = ours.ArmState(), ours.SafetyStatus()
         self.commands = 0
+        self.statuses = 0  # heard of the filter
         self.said: dict[str, str] = {}  # by node: the reasons in its last diagnostic, status or arm state
         self.heard: dict[str, int] = {}  # by node: how many diagnostics
         self.speeds: deque[tuple[float, float]] = deque(maxlen=3000)  # stamp, fastest joint [rad/s]
@@ -114,6 +119,7 @@ class Bench:
 
     def _on_status(self, message: ours.SafetyStatus) -> None:
         self.status = message
+        self.statuses += 1
         self.said["status"] = "; ".join(f"{r.rule}: {r.detail}" for r in message.reports)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
@@ -181,9 +187,34 @@ class Bench:
 
     # ---- faults
 
+    def _process(self, name: str) -> subprocess.Popen[bytes]:
+        if name != "camera":
+            return self.running.nodes[name]
+        assert self._camera is not None
+        return self._camera
+
+    @contextmanager
+    def own_camera(self) -> Iterator[None]:
+        """Inside, the policy's images come from a process "camera"."""
+        self.camera.mode = "silent"
+        try:
+            self.start_camera()
+            self.wait_for_motion()
+            yield
+        finally:
+            if self._camera is not None:
+                self._camera.kill()
+                self._camera.communicate()
+                self._camera = None
+            self.camera.mode = "pass"
+
+    def start_camera(self) -> None:
+        script = Path(__file__).with_name("camera.py")
+        self._camera = subprocess.Popen([sys.executable, script], cwd="/", stdin=subprocess.PIPE)
+
     def kill(self, name: str) -> float:
         """SIGKILL, now."""
-        process = self.running.nodes[name]
+        process = self._process(name)
         process.send_signal(signal.SIGKILL)
         now = time.time()
         process.wait()
@@ -192,7 +223,7 @@ class Bench:
     @contextmanager
     def hung(self, name: str) -> Iterator[float]:
         """The node is stopped (SIGSTOP) inside, and goes on after."""
-        process = self.running.nodes[name]
+        process = self._process(name)
         process.send_signal(signal.SIGSTOP)
         try:
             yield time.time()
