@@ -81,8 +81,10 @@ class _Screen:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._progress.stop()
+        if kind is KeyboardInterrupt:
+            self._console.print("stopped: the same command goes on after the checkpoint that was saved last")
 
     def reading(self, episode: str) -> None:
         self._progress.update(self._task, advance=1, now=episode)

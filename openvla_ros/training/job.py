@@ -144,8 +144,8 @@ def check_disk(job: Job, trained: int) -> None:
     state = 3 * 4 * trained
     needed = (settings.keep_checkpoints + 1) * one + 2 * state
     settings.output.mkdir(parents=True, exist_ok=True)
-    there = sum(f.stat().st_size for f in settings.output.rglob("*") if f.is_file() and "cache" not in f.parts)
-    free = shutil.disk_usage(settings.output).free + there
+    replaced = [f for part in ("state", "step-*") for f in settings.output.glob(f"{part}/**/*") if f.is_file()]
+    free = shutil.disk_usage(settings.output).free + sum(f.stat().st_size for f in replaced)
     if needed > free:
         raise TrainingError(
             f"checkpoints and the state to go on from need {needed / 1e9:.1f} GB in {settings.output}, "

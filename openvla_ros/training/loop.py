@@ -83,7 +83,7 @@ def train(settings: TrainSettings, watcher: Watcher, frames: Frames | None = Non
     if main:
         watcher.begin(job, trainer.trained, trainer.step, device)
     trainer.run(watcher)
-    return checkpoint_folder(settings, settings.steps)
+    return checkpoint_folder(settings, trainer.step)
 
 
 def checkpoint_folder(settings: TrainSettings, step: int) -> Path:
@@ -131,6 +131,7 @@ class Trainer:
         self._parallel: Any = module
         if accelerator.num_processes > 1:
             self._parallel = accelerator.prepare_model(module)
+        self._norm = torch.zeros(())  # of the last gradient, before clipping
         self._states = States(self.settings.output / "state")
 
     def resume(self) -> None:

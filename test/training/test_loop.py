@@ -120,6 +120,18 @@ def test_lora_ends_in_a_plain_checkpoint(settings: Make, small: Path, watcher) -
     load_policy(str(folder), device="cpu").warm_up()
 
 
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_passes_in_bf16_train_float32_weights(settings: Make, small: Path, watcher, lora) -> None:
+    """As on a GPU. Steps of a thousandth of a weight are lost in weights that are bf16 themselves."""
+    mine = settings(precision="bf16", lora=lora, steps=6, learning_rate=1e-4, freeze_vision=True)
+    folder = train(mine, watcher)
+    before, after = weights(small), weights(folder)
+    key = "language_model.model.layers.0.mlp.down_proj.weight"
+    assert torch.all(before[key] != after[key]) or lora
+    state = load_file(mine.output / "state" / "6" / "weights.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
 def test_accumulated_passes_are_one_large_one(settings: Make, tmp_path: Path, watcher) -> None:
     large = train(settings(batch_size=4, accumulation=1, output=tmp_path / "large"), watcher)
     small_ = train(settings(batch_size=1, accumulation=4, output=tmp_path / "small"), watcher)
