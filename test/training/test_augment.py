@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openvla_ros.policy.openvla.cropping import center_box, crop_and_resize, to_uint8
+from openvla_ros.policy.openvla.engine import Engine
 from openvla_ros.policy.openvla.processor import ImageProcessor
 from openvla_ros.training import augment
+from openvla_ros.training.forward import ActionLogits
 from openvla_ros.training.settings import Augmentation
 
 NOTHING = Augmentation(crop_area=1, brightness=0, contrast=0, saturation=0, hue=0)
@@ -43,6 +45,15 @@ def test_the_policy_crops_what_was_trained_on_crops(tiny: Path, golden: Path) ->
     plain, cropping = ImageProcessor(content), ImageProcessor(content | {"center_crop": 0.9})
     assert np.abs(cropping(image) - plain(cropped)).max() <= 1.01 / 255 / 0.2236
     assert np.abs(cropping(image) - plain(image)).max() > 1
+
+
+def test_held_out_images_are_cropped_as_the_policy_will(small: Path, images: torch.Tensor) -> None:
+    content = json.loads((small / "preprocessor_config.json").read_text())
+    processor = ImageProcessor(content | {"center_crop": 0.9})
+    large = images.repeat(1, 2, 2, 1)  # 56 px: no resizing
+    module = ActionLogits(Engine(small, precision="float32").model, processor)
+    wanted = np.stack([processor(image.numpy()) for image in large])
+    assert np.array_equal(module.pixel_values(augment.crop_middle(large, 0.9)).numpy(), wanted)
 
 
 def test_a_draw_is_the_same_alone_and_among_others() -> None:
