@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from openvla_ros.errors import KinematicsError
+from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.kinematics import POSITION_TOLERANCE, ROTATION_TOLERANCE, Kinematics
 from openvla_ros.types import Pose
@@ -210,3 +211,17 @@ def test_far_from_its_posture_a_redundant_arms_elbow_does_not_wander_off():
     target = Pose(np.array([0.7, 0.038356, 0.456692]), np.array([0.829272, -0.194688, 0.471207, -0.228842]))
     path = kinematics.path(q, target, 0.2, 5)
     assert np.abs(path - q).max() < 0.15
+
+
+def test_told_to_stay_a_redundant_arms_elbow_stays_and_filter_and_driver_agree_where_it_goes():
+    """Hazard: an elbow that turns, into a joint's limit or a person, while the end effector was told to stay."""
+    robot = load_robot("panda")
+    kinematics, model = Kinematics(robot), ArmModel(robot)
+    q = np.array([-1.8485, -1.7, 1.9583, -1.6606, 1.5602, 2.7213, 2.1887])
+    here = kinematics.forward(q)
+    np.testing.assert_allclose(kinematics.path(q, here, 0.2, 5), np.tile(q, (5, 1)), atol=1e-6)
+    np.testing.assert_allclose(model.path(q, here, 5), np.tile(q, (6, 1)), atol=1e-6)
+    target = here.moved(np.array([0.03, -0.01, 0.02]), np.array([0.0, 0.1, 0.0]))
+    driven = kinematics.path(q, target, 0.2, 5)
+    np.testing.assert_allclose(model.path(q, target, 5)[1:], driven, atol=2e-3)
+    assert np.abs(driven[-1] - q).max() > 0.02
