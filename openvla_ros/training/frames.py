@@ -193,10 +193,15 @@ def _recorded(root: Path, settings: TrainSettings, left_out: Counter[str]) -> It
         if settings.outcomes and episode.provenance.outcome not in settings.outcomes:
             left_out[f"episodes with outcome {episode.provenance.outcome.value}"] += 1
             continue
-        cameras = choose_cameras(episode, {PRIMARY: settings.camera} if settings.camera else {})
-        trajectory, missing = read_trajectory(episode, {PRIMARY: cameras[PRIMARY]}, _source(settings, episode))
+        cameras = {PRIMARY: choose_cameras(episode, {})[PRIMARY]}
+        if (
+            settings.camera
+        ):  # beside the one that the policy looked at, whose stamps say when an action's image was taken
+            asked = choose_cameras(episode, {PRIMARY: settings.camera})
+            cameras[settings.camera] = asked[PRIMARY]
+        trajectory, missing = read_trajectory(episode, cameras, _source(settings, episode))
         left_out.update(missing)
-        yield trajectory
+        yield _with_camera(trajectory, settings.camera or PRIMARY)
 
 
 def _source(settings: TrainSettings, episode: Episode) -> Source:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from episode_maker import actions, index_of, write_episode
 
 from openvla_ros.errors import RecordingError, TrainingError
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.export.exporter import ExportOptions, episodes_at, export_episodes
 from openvla_ros.recording.export.noop import NoopFilter
+from openvla_ros.recording.provenance import Outcome
 from openvla_ros.training.frames import Frames, read_frames
 from openvla_ros.training.settings import TrainSettings
 
@@ -56,6 +58,36 @@ def test_every_image_stands_beside_its_action(frames: Frames, demos: Path) -> No
     images = [step.frames[episode.cameras[0]].rgb() for step in episode.steps(episode.cameras[:1])]
     wanted = [enlarge(image) for image, keep in zip(images, kept, strict=True) if keep]
     assert np.array_equal(frames.images[frames.episode == 0], wanted)
+
+
+def test_an_episode_without_labels_teaches_what_was_accepted(settings: Make, tmp_path: Path) -> None:
+    """A rollout on a real arm, judged a success: what the safety filter refused was not part of it."""
+    asked = actions(5)
+    write_episode(
+        tmp_path / "rollouts", asked=asked, verdicts=["accepted", "refused", "accepted", "accepted", "accepted"]
+    )
+    write_episode(tmp_path / "rollouts", "failed", asked, outcome=Outcome.FAILURE)
+    mine = settings(data=[tmp_path / "rollouts"], noops=None)
+    read = read_frames(mine, lambda image: image[:28, :28], 28)
+    assert np.array_equal(read.actions, asked[[0, 2, 3, 4]])
+    assert [index_of(image) for image in read.images] == [0, 2, 3, 4]
+    assert read.left_out == {"refused by the safety filter": 1, "episodes with outcome failure": 1}
+    assert len(read_frames(settings(data=mine.data, noops=None, outcomes=[]), lambda i: i[:28, :28], 28)) == 9
+
+
+def test_labels_win_in_episodes_that_have_some(settings: Make, tmp_path: Path) -> None:
+    write_episode(tmp_path / "rollouts", asked=actions(5), labels=actions(5) / 2)
+    read = read_frames(settings(data=[tmp_path / "rollouts"], noops=None), lambda image: image[:28, :28], 28)
+    assert np.array_equal(read.actions, actions(5) / 2)
+
+
+def test_another_camera_is_read_if_asked_for(settings: Make, tmp_path: Path) -> None:
+    write_episode(tmp_path / "rollouts", asked=actions(3), wrist=True)
+    blue = []
+    for camera in ("", "wrist/image"):
+        mine = settings(data=[tmp_path / "rollouts"], noops=None, camera=camera)
+        blue.append(read_frames(mine, lambda image: image[:28, :28], 28).images[0, 0, 0, 2])
+    assert blue[0] != blue[1]
 
 
 def test_what_the_recorder_counted_is_what_is_read(frames: Frames, demos: Path) -> None:
