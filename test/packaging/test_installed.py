@@ -1,6 +1,7 @@
 """What `make build` put into the environment, and the checkout that this suite must not run on instead."""
 
 import os
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -57,3 +58,8 @@ def test_command_works_without_sourcing_anything(prefix, tmp_path):
         check=True,
     )
     assert shown.stdout.split() == ["openvla_ros", openvla_ros.__version__]
+
+
+def test_worker_processes_can_import_the_command(prefix):
+    """Hazard: record-demos and evaluate start processes that import the command's file; it ran the command again."""
+    assert "main" in runpy.run_path(str(prefix / "bin" / "openvla-ros"), run_name="__mp_main__")
