@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import openvla_ros.msg as ours
@@ -13,6 +15,7 @@ import pytest
 from geometry_msgs.msg import Vector3
 from ros_nodes import Ros, ros
 from safety_arm import parts
+from std_msgs.msg import Empty
 from visualization_msgs.msg import Marker, MarkerArray
 
 from openvla_ros.control.safety import SafetyConfig
@@ -128,6 +131,35 @@ def test_a_refusal_of_the_driver_is_answered_with_a_hold(arm: Arm) -> None:
     assert (arm.commands[-1].kind, arm.commands[-1].action_sequence) == (ours.SafeCommand.HOLD, 1)
     arm.wait(lambda: any(r.rule == "driver" for s in arm.statuses for r in s.reports))
     assert not any(r.rule == "no_arm_model" for s in arm.statuses for r in s.reports)
+
+
+def test_the_stop_signal_holds_the_arm_also_while_the_filter_is_busy(domain: int) -> None:
+    """Hazard: a stop that waits behind whatever keeps the filter from hearing it; a motion that follows it."""
+    command = [sys.executable, Path(__file__).parents[1] / "support" / "busy_filter.py", *arguments(robot="wx250s")[3:]]
+    filter_ = subprocess.Popen(
+        [*command, "-p", "armed_at_start:=true"], cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with ros(domain) as running, filter_:
+        try:
+            arm = Arm(running)
+            arm.wait_for_state(ours.SafetyStatus.HOLDING)
+            arm.ask(1)
+            arm.wait(lambda: arm.commands)
+            heartbeat = running.node("operator").create_publisher(Empty, "heartbeat", _qos.HEARTBEAT)
+            arm.wait(lambda: heartbeat.get_subscription_count() == 1)
+            heartbeat.publish(Empty())
+            assert filter_.stdout.readline() == "busy\n"
+            filter_.send_signal(signal.SIGUSR1)
+            arm.wait(lambda: arm.commands[-1].kind == ours.SafeCommand.HOLD)
+            assert arm.statuses[-1].state != ours.SafetyStatus.STOPPED  # it is busy still
+            arm.ask(2)
+            filter_.stdin.write("\n")
+            filter_.stdin.flush()
+            arm.wait_for_state(ours.SafetyStatus.STOPPED)
+            arm.wait(lambda: any(s.action_sequence == 2 for s in arm.statuses))
+            assert [c.kind for c in arm.commands].count(ours.SafeCommand.MOVE) == 1
+        finally:
+            filter_.kill()
 
 
 def test_rviz_gets_the_markers_also_when_it_starts_later(arm: Arm) -> None:

@@ -1,0 +1,26 @@
+"""The safety filter's process, which a heartbeat keeps busy until a line comes on stdin: its executor does nothing."""
+
+from __future__ import annotations
+
+import sys
+
+from std_msgs.msg import Empty
+
+from openvla_ros.nodes import _spin, _stop_signal
+from openvla_ros.nodes.safety_filter_node import SafetyFilterNode
+
+
+class BusyFilter(SafetyFilterNode):
+    def _on_heartbeat(self, _: Empty) -> None:
+        print("busy", flush=True)
+        sys.stdin.readline()
+
+
+def make() -> BusyFilter:
+    node = BusyFilter()
+    _stop_signal.watch(node.stop_at_once)
+    return node
+
+
+if __name__ == "__main__":
+    sys.exit(_spin.run(make))
