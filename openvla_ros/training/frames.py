@@ -51,25 +51,26 @@ class Frames:
 
 
 def read_frames(
-    settings: TrainSettings, resized: Callable[[RGB], RGB], size: int, progress: Callable[[str], None] = lambda _: None
+    settings: TrainSettings, resized: Callable[[RGB], RGB], progress: Callable[[str], None] = lambda _: None
 ) -> Frames:
     """The transitions of ``settings.data``, from the cache where they were read before.
 
     resized: a camera image to (size, size, 3). progress: called with each episode that is read. Raises TrainingError
     and RecordingError for data that can't be trained on.
     """
-    folder = (settings.cache or settings.output / "cache") / _key(settings, size)
+    probe = resized(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    folder = (settings.cache or settings.output / "cache") / _key(settings, probe)
     if not (folder / _ABOUT).is_file():
-        _build(folder, settings, resized, size, progress)
-    return _open(folder, size)
+        _build(folder, settings, resized, len(probe), progress)
+    return _open(folder, len(probe))
 
 
-def _key(settings: TrainSettings, size: int) -> str:
-    """A name for these data as they are on disk now, so that data that changed are read again."""
+def _key(settings: TrainSettings, probe: RGB) -> str:
+    """A name for these data as they are on disk now, resized like ``probe``: what has changed since is read again."""
     _check_roots([root.resolve() for root in settings.data])
     digest = hashlib.sha256()
     reading = settings.model_dump(mode="json", include={"actions", "outcomes", "camera", "noops"})
-    digest.update(json.dumps([reading, size]).encode())
+    digest.update(json.dumps([reading, probe.shape]).encode() + probe.tobytes())
     for root in settings.data:
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             stat = path.stat()
@@ -98,7 +99,7 @@ def _build(
         os.rename(staging, folder)
     except OSError as error:
         raise TrainingError(
-            f"the resized images can't be written to {folder.parent}: {error.strerror or error}. Each takes "
+            f"the resized images can't be written to {folder.parent}: {error}. Each takes "
             f"{3 * size * size / 1e3:.0f} kB; give a larger disk with cache"
         ) from error
     finally:

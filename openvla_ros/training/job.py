@@ -63,7 +63,7 @@ def prepare(
     processor = Processor(base, config)
     tokenizer = ActionTokenizer(config.action_vocab_size, config.n_action_bins)
     if frames is None:
-        frames = read_frames(settings, processor.image.resized, processor.image.size, progress)
+        frames = read_frames(settings, processor.image.resized, progress)
     norm_stats = load_norm_stats(base, raw) if settings.statistics == "checkpoint" else {}
     key, entry = choose_statistics(settings.statistics, settings.unnorm_key, frames, settings.data, norm_stats)
     examples = make_examples(frames, processor.text, tokenizer, entry, config.llama.eos_token_id)

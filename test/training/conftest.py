@@ -82,7 +82,7 @@ def settings(small: Path, demos: Path, tmp_path: Path) -> Callable[..., TrainSet
 def frames(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Frames:
     """All transitions of the demonstrations, images enlarged to 56 px."""
     settings = TrainSettings(model="", data=(demos,), output=tmp_path_factory.mktemp("frames"))
-    return read_frames(settings, enlarge, 56)
+    return read_frames(settings, enlarge)
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ def test_the_policy_does_what_it_was_shown(settings: Make, tiny: Path, tmp_path:
         checkpoint_every=45,
     )
     resized = Engine(tiny, precision="float32").processor.image.resized
-    everything = read_frames(mine.model_copy(update={"cache": tmp_path / "cache"}), resized, 224)
+    everything = read_frames(mine.model_copy(update={"cache": tmp_path / "cache"}), resized)
     chosen = [0, len(everything) // 3, len(everything) // 2, len(everything) - 1]
     four = pick(everything, chosen)
     folder = train(mine, watcher, four)
