@@ -55,12 +55,12 @@ def test_the_policy_does_what_it_was_shown(settings: Make, tiny: Path, tmp_path:
     """The demo checkpoint learns four frames by heart; loaded as a policy, it answers with the expert's tokens."""
     mine = settings(
         model=str(tiny),
-        steps=45,
+        steps=36,
         batch_size=4,
         learning_rate=3e-3,
         augmentation=None,
         log_every=10,
-        checkpoint_every=45,
+        checkpoint_every=36,
     )
     resized = Engine(tiny, precision="float32").processor.image.resized
     everything = read_frames(mine.model_copy(update={"cache": tmp_path / "cache"}), resized)
@@ -81,14 +81,22 @@ def test_the_policy_does_what_it_was_shown(settings: Make, tiny: Path, tmp_path:
 
 
 def test_the_loss_falls_and_everything_is_written(settings: Make, watcher) -> None:
-    mine = settings(steps=40, batch_size=8, learning_rate=5e-3, held_out_share=0.3, checkpoint_every=20, log_every=10)
+    mine = settings(
+        steps=40,
+        batch_size=8,
+        learning_rate=5e-3,
+        held_out_share=0.3,
+        evaluate_every=20,
+        checkpoint_every=20,
+        log_every=10,
+    )
     folder = train(mine, watcher)
     losses = [float(row["loss"]) for row in rows(mine)]
     assert losses[-1] < 0.8 * losses[0]
     assert [row["step"] for row in rows(mine)] == ["10", "20", "30", "40"]
     assert all(float(row["samples_per_s"]) > 0 and 0 <= float(row["accuracy_gripper"]) <= 1 for row in rows(mine))
-    assert [row["step"] for row in rows(mine, "held_out")] == [str(s) for s in (*range(3, 40, 3), 40)]
-    assert float(rows(mine, "held_out")[-1]["loss"]) < float(rows(mine, "held_out")[0]["loss"])
+    assert [row["step"] for row in rows(mine, "held_out")] == ["20", "40"]
+    assert float(rows(mine, "held_out")[-1]["loss"]) < 0.9 * np.log(704)  # of a guess, for that vocabulary
     assert (mine.output / PLOT).read_bytes().startswith(b"\x89PNG")
     assert [f.name for f in watcher.folders] == ["step-000020", "step-000040"]
     assert folder == mine.output / "step-000040"
@@ -142,18 +150,18 @@ def test_accumulated_passes_are_one_large_one(settings: Make, tmp_path: Path, wa
 
 def test_a_kill_changes_nothing(settings: Make, tmp_path: Path, watcher) -> None:
     """SIGKILL some steps behind a checkpoint; the same command goes on from there, to the same bits."""
-    mine = settings(steps=40, warmup_steps=3, schedule="cosine", checkpoint_every=5, threads=1)
+    mine = settings(steps=24, warmup_steps=3, schedule="cosine", checkpoint_every=4, threads=1)
     file = tmp_path / "train.json"  # JSON is YAML
     file.write_text(mine.model_dump_json())
     command = [sys.executable, "-m", "openvla_ros.cli.main", "train", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        line = next((line for line in process.stdout if "saved step-000010" in line), None)
+        line = next((line for line in process.stdout if "saved step-000008" in line), None)
         process.send_signal(signal.SIGKILL)
     assert line is not None
     assert process.returncode == -signal.SIGKILL
     saved = int(next((mine.output / "state").glob("[0-9]*")).name)
-    assert 10 <= saved < 40
+    assert 8 <= saved < 24
     resumed = train(mine, watcher)
     assert watcher.began == [saved]
     whole = mine.model_copy(update={"output": tmp_path / "whole"})
