@@ -25,14 +25,12 @@ LIFT = 0.10  # [m] height of the hand with a lifted block
 STEEP = 1.5  # slope of the funnel that leads down to a block, or the plate
 NEAR = 0.004  # [m] beside the block's middle, at the bottom of the funnel
 
-GRASP = 0.006  # [m] beside and above the block's middle where the fingers close
-GRASP_YAW = 0.12  # [rad] between fingers and block where they close
+GRASP = 0.010  # [m] beside and above the block's middle where the fingers close
 CLOSED, OPENED = 0.85, 0.9  # gripper openings below and above which it counts as such
 EMPTY = 0.5  # below this opening no block can be between the fingers; a block holds them at about 0.68
 BETWEEN = 0.015  # [m] from the hand to the middle of a block that it holds
 PLACED = 0.02  # [m] from the plate's middle where a block is let down
 RELEASE = 0.004  # [m] above its rest where it is let go
-LARGEST_YAW = 1.3  # [rad] within the safety filter's bounds
 
 DOWN = Rotation.from_matrix([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])  # gripper pointing down, fingers along y
 
@@ -73,23 +71,21 @@ def _above_plate(view: View, block: Pose) -> float:
 
 
 def _fetch(view: View, block: Pose) -> Action:
-    """To the block, down a funnel over it, fingers along its sides; there they close."""
+    """To the block, down a funnel over it; there the fingers close. They turn a block that lies askew."""
     sideways, above = _offset(view.hand, block)
     away = float(np.hypot(*sideways))
-    yaw = _yaw_for(view.hand, block)
-    misaligned = abs(yaw - _yaw(view.hand))
-    if away < GRASP and abs(above) < GRASP and misaligned < GRASP_YAW:
-        return _action(view.hand, np.zeros(3), yaw, 0.0)
-    height = np.clip(STEEP * (away + 0.05 * misaligned - NEAR), 0.0, HOVER)
+    if away < GRASP and abs(above) < GRASP:
+        return _action(view.hand, np.zeros(3), 0.0)
+    height = np.clip(STEEP * (away + 0.05 * abs(_yaw(view.hand)) - NEAR), 0.0, HOVER)
     if view.opening < OPENED:
         height = HOVER
     if above < BLOCK_HALF and away > BETWEEN:  # beside the block: up before sideways, or the fingers push it
         sideways = np.zeros(2)
-    return _action(view.hand, np.array([*sideways, height - above]), yaw, 1.0)
+    return _action(view.hand, np.array([*sideways, height - above]), 1.0)
 
 
 def _lift(view: View) -> Action:
-    return _action(view.hand, np.array([0.0, 0.0, LIFT - view.hand.position[2]]), _yaw(view.hand), 0.0)
+    return _action(view.hand, np.array([0.0, 0.0, LIFT - view.hand.position[2]]), 0.0)
 
 
 def _carry(view: View, block: Pose) -> Action:
@@ -100,18 +96,18 @@ def _carry(view: View, block: Pose) -> Action:
     height = np.clip(STEEP * (away - PLACED / 2), 0.0, CARRY - z + _above_plate(view, block))
     clearance = np.clip((z - 0.03) / 0.03, 0.0, 1.0) if away > PLACED else 1.0
     up = height - _above_plate(view, block) + RELEASE / 4
-    return _action(view.hand, np.array([*(clearance * sideways), up]), _yaw(view.hand), 0.0)
+    return _action(view.hand, np.array([*(clearance * sideways), up]), 0.0)
 
 
 def _leave(view: View) -> Action:
     """Let go, then up."""
     up = LIFT - view.hand.position[2] if view.opening > OPENED else 0.0
-    return _action(view.hand, np.array([0.0, 0.0, up]), _yaw(view.hand), 1.0)
+    return _action(view.hand, np.array([0.0, 0.0, up]), 1.0)
 
 
-def _action(hand: Pose, way: Array, yaw: float, gripper: float) -> Action:
-    """A share of a way (3,) [m] and of the turn that leaves the gripper pointing down at a yaw [rad]."""
-    turn = (Rotation.from_euler("z", yaw) * DOWN * hand.rotation.inv()).as_rotvec()
+def _action(hand: Pose, way: Array, gripper: float) -> Action:
+    """A share of a way (3,) [m] and of the turn to DOWN."""
+    turn = (DOWN * hand.rotation.inv()).as_rotvec()
     rotation = Rotation.from_rotvec(_at_most(GAIN * turn, MAX_TURN)).as_euler("xyz")
     return Action(_at_most(GAIN * way, MAX_STEP), rotation, gripper)
 
@@ -131,13 +127,3 @@ def _yaw(hand: Pose) -> float:
     """[rad] that the fingers' axis is turned from y about the vertical."""
     x, y, _ = hand.rotation.apply([0.0, 1.0, 0.0])
     return float(np.arctan2(-x, y))
-
-
-def _yaw_for(hand: Pose, block: Pose) -> float:
-    """[rad] of the hand's yaws that have the fingers along the block's sides the nearest that the arm is allowed."""
-    axes = block.rotation.as_matrix()
-    side = axes[:, int(np.argmin(abs(axes[2])))]  # the most level edge, whichever face the block lies on
-    now, quarter = _yaw(hand), np.pi / 2
-    turn = np.arctan2(side[1], side[0]) - now
-    yaw = now + turn - quarter * np.round(turn / quarter)
-    return float(yaw - quarter * np.sign(yaw) if abs(yaw) > LARGEST_YAW else yaw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from openvla_ros.robots.model import robot_spec
 from openvla_ros.types import Array, Pose
 
 PLACE_LOWER, PLACE_UPPER = np.array([0.20, -0.15]), np.array([0.36, 0.17])  # where objects are put, x and y [m]
+MAX_YAW = 0.2  # [rad] that an object is turned: about square, as the scripted expert's hand stays
 SETTLE_STEPS = 50
 MAX_TRIES = 1000
 
@@ -87,6 +89,17 @@ class World:
         mujoco.mj_comPos(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
+    def arrange(self, q: Array, opening: float, objects: Mapping[str, Pose]) -> None:
+        """Put arm (n,) [rad], gripper 0..1 and objects somewhere, to look at; whether they touch is not asked."""
+        self.data.qpos[self._arm_qpos] = q
+        fingers = self.robot.gripper.fingers
+        self.data.qpos[self._finger_qpos] = [f.closed + opening * (f.open - f.closed) for f in fingers]
+        for name, pose in objects.items():
+            address = self._address(name)
+            self.data.qpos[address : address + 3] = pose.position
+            self.data.qpos[address + 3 : address + 7] = np.roll(pose.quaternion, 1)
+        self.show(self.places())
+
     def set_arm_target(self, q: Array) -> None:
         """Joint positions (n,) [rad] that the motors pull to, held within joint limits as the real motors do.
 
@@ -145,16 +158,20 @@ class World:
         """Rejection sampling of places that do not overlap and leave the open gripper room around each block."""
         for _ in range(MAX_TRIES):
             spots = rng.uniform(PLACE_LOWER, PLACE_UPPER, (len(self.objects), 2))
-            yaws = rng.uniform(-np.pi / 4, np.pi / 4, len(self.objects))
+            yaws = rng.uniform(-MAX_YAW, MAX_YAW, len(self.objects))
             if self._apart(spots):
                 break
         else:
             raise ConfigError(f"no room for {len(self.objects)} objects between {PLACE_LOWER} and {PLACE_UPPER}")
         for name, spot, yaw in zip(self.objects, spots, yaws, strict=True):
-            address = self.model.jnt_qposadr[self.model.body(name).jntadr[0]]
+            address = self._address(name)
             height = self.data.qpos[address + 2]  # the scene file puts it on the table
             self.data.qpos[address : address + 3] = [*spot, height]
             self.data.qpos[address + 3 : address + 7] = np.roll(Rotation.from_euler("z", yaw).as_quat(), 1)
+
+    def _address(self, name: str) -> int:
+        """Where an object's place begins in the physics' state."""
+        return int(self.model.jnt_qposadr[self.model.body(name).jntadr[0]])
 
     def _apart(self, spots: Array) -> bool:
         for i, a in enumerate(self.objects):

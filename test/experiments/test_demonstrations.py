@@ -139,7 +139,7 @@ def test_statistics_are_openvlas_of_labels_without_noops(folder):
 def test_a_failed_episode_is_counted_and_not_there(tmp_path):
     """A demonstration of failure teaches failure. 42 steps are enough to lift a block, not to place one."""
     instructions = ("lift the red block", "put the red block on the plate")
-    settings = DemoSettings(image_size=(48, 48), instructions=instructions, noisy_share=0, max_steps=42)
+    settings = DemoSettings(image_size=(48, 48), instructions=instructions, noisy_share=0, max_steps=34)
     summary = record(tmp_path / "demos", settings, 2, workers=1)
     assert (summary.episodes, summary.recorded, summary.failed) == (2, 1, ["demo-000001"])
     assert not (tmp_path / "demos" / "demo-000001").exists()

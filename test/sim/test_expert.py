@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from openvla_ros.control.safety import SafetyConfig
 from openvla_ros.robots.description import load_robot
 from openvla_ros.sim.expert import DOWN, MAX_STEP, MAX_TURN, View, expert_action
 from openvla_ros.sim.tasks import COLOURS, PLATE_TOP, TASKS, task
@@ -70,26 +69,23 @@ def test_only_the_named_block_counts():
     np.testing.assert_array_equal(expert_action(here, LIFT).to_array(), expert_action(moved, LIFT).to_array())
 
 
-@pytest.mark.parametrize("block_yaw", [0.0, 0.6, -0.7, 2.0, 3.0])
-def test_fingers_turn_to_the_nearest_sides_within_the_filters_bounds(block_yaw):
-    """A cube has four equal sides: a turn of more than 45 degrees is never needed, nor one that the filter refuses."""
-    there = view([*BLOCK[:2], 0.2], yaw=0.2, block_yaw=block_yaw)
+def test_the_hand_stays_square_however_the_block_lies():
+    """A block of seven pixels does not show how it is turned: a label that depends on it can't be learned."""
+    there = view([*BLOCK[:2], 0.2], yaw=0.2)
     for _ in range(60):
-        action = expert_action(there, LIFT)
-        turn = Rotation.from_euler("xyz", action.rotation)
+        turn = Rotation.from_euler("xyz", expert_action(there, LIFT).rotation)
         there = replace(there, hand=Pose.from_rotation(np.array([*BLOCK[:2], 0.2]), turn * there.hand.rotation))
-    yaw = (there.hand.rotation * DOWN.inv()).as_euler("zyx")[0]
-    assert abs(yaw - 0.2) <= np.pi / 4 + 1e-6
-    assert abs(yaw) < SafetyConfig().workspace.rotation_upper_rad[2]
-    assert np.sin(2 * (yaw - block_yaw)) == pytest.approx(0.0, abs=0.02)
+    assert (there.hand.rotation * DOWN.inv()).magnitude() < 1e-3
+    for at in (BLOCK, [*BLOCK[:2], 0.1]):
+        square, askew = (expert_action(view(at, block_yaw=yaw), LIFT).to_array() for yaw in (0.0, 0.5))
+        np.testing.assert_array_equal(square, askew)
 
 
 def test_it_closes_only_around_the_block():
     assert expert_action(view(BLOCK), LIFT).gripper == 0.0
     assert expert_action(view(BLOCK), LIFT).translation.tolist() == [0, 0, 0], "and holds still meanwhile"
-    for beside in ({"x": 0.01}, {"y": -0.01}, {"z": 0.01}):
+    for beside in ({"x": 0.015}, {"y": -0.015}, {"z": 0.015}):
         assert expert_action(view(shifted(BLOCK, **beside)), LIFT).gripper == 1.0
-    assert expert_action(view(BLOCK, block_yaw=0.5), LIFT).gripper == 1.0
 
 
 def test_it_lifts_what_it_holds_and_fetches_what_it_dropped():
