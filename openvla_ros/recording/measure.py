@@ -161,9 +161,11 @@ class Measurements:
 
     def added_to(self, about: Provenance) -> Provenance:
         """``about`` with everything that was measured."""
+        # What is recorded beyond the end, for the last motion, may hold the next episode's instruction.
+        said = [i for i in self.instructions if about.ended is None or i.time <= about.ended]
         return about.model_copy(
             update={
-                "instructions": self.instructions or about.instructions,
+                "instructions": said or about.instructions,
                 "interventions": self.interventions or about.interventions,
                 "topics": self.topics(),
                 "measured": self.result(),
