@@ -135,6 +135,7 @@ class _Recipe:
         self._watcher.begin(name, stage.steps)
         saved = torch.load(file, map_location=self._device, weights_only=True) if file.is_file() else None
         if saved is None and name in ("towers", "policy-0"):
+            torch.manual_seed(self._settings.seed)  # not what was drawn before, which a second run leaves out
             task.begin(np.random.default_rng(self._settings.seed))
         slow = () if name == "towers" else SLOW
         optimizer = Optimizer(learner, self._dtype, slow, self._settings.tower_rate)
