@@ -60,6 +60,6 @@ class _Screen:
     def advance(self, count: int, row: dict[str, float] | None = None) -> None:
         self._progress.update(self._task, advance=count)
         if row is not None:
-            shown = ("loss", "hand_x", "red_x", "bins_x", "gripper_right")
+            shown = ("loss", "hand_x", "red_x", "bins_x", "gripper_right", "grounding")
             now = " ".join(f"{name} {row[name]:.3g}" for name in shown if name in row)
             self._progress.update(self._task, now=now)

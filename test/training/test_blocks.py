@@ -128,11 +128,14 @@ def test_packed_instructions_are_answered_as_one_at_a_time(built: Path) -> None:
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (2, 56, 56, 3), dtype=np.uint8))
     prompts = [processor.text.input_ids(text) for text in TASKS]
+    asked = list(zip(prompts, TASKS.values(), strict=True))
     actions = torch.from_numpy(rng.integers(300, 500, (2, len(prompts), 7)))
     whole = ActionLogits(model, processor.image)
     with torch.no_grad():
         features = model.vision_backbone(whole.pixel_values(images))
-        packed, _ = PackedInstructions(model, prompts)(model, features, actions)
+        words = [prompt.tolist().index(processor.text.tokenizer.token_to_id(f"▁{t.colour}")) for prompt, t in asked]
+        packed, _, named = PackedInstructions(model, prompts, words)(model, features, actions)
+        assert named.shape == (2, len(TASKS), config.llama.hidden_size)
         for i, prompt in enumerate(prompts):
             ids = torch.cat([torch.from_numpy(prompt).expand(2, -1), actions[:, i, :6]], dim=1)
             alone = whole(images, ids, torch.tensor([len(prompt)] * 2), 7)

@@ -36,21 +36,24 @@ class PackedInstructions(nn.Module):
     positions: Tensor
     mask: Tensor
     answers_at: Tensor
+    words_at: Tensor
 
-    def __init__(self, model: OpenVLA, prompts: Sequence[NDArray[np.int64]]) -> None:
-        """prompts: ids, BOS first."""
+    def __init__(self, model: OpenVLA, prompts: Sequence[NDArray[np.int64]], words: Sequence[int]) -> None:
+        """prompts: ids, BOS first. words: index of a token in each, of which more is wanted."""
         super().__init__()
         head = 1 + model.config.patches
         ids: list[int] = []
         positions = list(range(head))
         owners = [-1] * head
         answers: list[int] = []
-        for owner, prompt in enumerate(prompts):
+        watched: list[int] = []
+        for owner, (prompt, word) in enumerate(zip(prompts, words, strict=True)):
             begin, text = head + len(ids), [int(i) for i in prompt[1:]]
             length = len(text) + DIMENSIONS - 1  # the last action token is predicted, never read
             ids += text + [-1] * (DIMENSIONS - 1)
             positions += range(head, head + length)
             owners += [owner] * length
+            watched.append(begin + word - 1)
             answers += range(begin + len(text) - 1, begin + length)
         row, owner_of = torch.arange(len(owners)), torch.tensor(owners)
         allowed = (row[:, None] >= row) & ((owner_of == -1) | (owner_of == owner_of[:, None]))
@@ -61,15 +64,16 @@ class PackedInstructions(nn.Module):
             "positions": torch.tensor(positions),
             "mask": torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf),
             "answers_at": torch.tensor(answers),
+            "words_at": torch.tensor(watched),
         }
         for name, value in places.items():
             self.register_buffer(name, value, persistent=False)
         self._count = len(prompts)
 
-    def forward(self, model: OpenVLA, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, model: OpenVLA, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """features: (B, patches, width) of the towers; actions: (B, prompts, 7) right tokens.
 
-        (B, prompts, 7, vocab) float32 logits, and (B, prompts, hidden) what the last token of each prompt became.
+        (B, prompts, 7, vocab) float32 logits; (B, prompts, hidden) what each prompt's last token became, and its word.
         """
         llama, batch = model.language_model, len(features)
         text = self.ids.expand(batch, -1).clone()
@@ -78,5 +82,7 @@ class PackedInstructions(nn.Module):
         x = torch.cat([llama.embed(begin), model.projector(features), llama.embed(text)], dim=1)
         cos, sin = rotary(model.config.llama, int(self.positions.max()) + 1, x.device, x.dtype)
         rows = _Rows(cos[self.positions], sin[self.positions], self.mask.to(x.dtype))
-        answers = llama(x, rows)[:, self.answers_at].unflatten(1, (self._count, DIMENSIONS))
-        return llama.logits(answers), llama.model.norm(answers[:, :, 0])
+        hidden = llama(x, rows)
+        answers = hidden[:, self.answers_at].unflatten(1, (self._count, DIMENSIONS))
+        norm = llama.model.norm
+        return llama.logits(answers), norm(answers[:, :, 0]), norm(hidden[:, self.words_at])
