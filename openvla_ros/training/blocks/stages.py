@@ -27,8 +27,8 @@ from openvla_ros.training.blocks.view import STATE, Lens, points
 from openvla_ros.training.forward import ActionLogits
 
 HELD_OUT = 500  # frames that are measured and never trained on, of each set of frames; a twentieth of small ones
-# Weight of where the block is, asked of the token of its colour's name. Without it instructions of other colours made no
-# difference after 2,300 steps; with it the prompt's last token began to tell the blocks apart after 100.
+# Weight of where the block is, asked of the token of its colour's name. Without it other colours made no difference
+# after 2,300 steps; with it the prompt's last token began to tell the blocks apart after 100.
 NAMED = 5.0
 AUXILIARY = 2.0  # weight of what the prompt's last token says about target, hand and action
 # How much each action dimension counts: roll and pitch stay about zero, the gripper decides.
