@@ -13,7 +13,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from openvla_ros.errors import ConfigError, OpenVLAError
-from openvla_ros.nodes import _parameters
+from openvla_ros.nodes import _parameters, _timer
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -30,32 +30,47 @@ def _die_with_parent() -> None:
 def run(make: Callable[[], Node]) -> int:
     """Spin ``make()`` until the context is shut down. Exit status 2 for a configuration that can't work."""
     _die_with_parent()
+    signal.signal(signal.SIGINT, _interrupt_once)
     node: Node | None = None
     try:
         try:
-            _init()
-            node = make()
-            _parameters.refuse_unknown(node)
-        except OpenVLAError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            return 2
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:
-        # A message that is taken while the signal handler shuts the context down fails in rclpy's bindings.
-        if rclpy.ok():
-            raise
+            try:
+                _init()
+                node = make()
+                _parameters.refuse_unknown(node)
+            except OpenVLAError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                return 2
+            # Once in some dozens of times, a signal shuts the context down without waking the executor.
+            _timer.every(node, 0.5, lambda: None)
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            pass
+        except RuntimeError:
+            # A message that is taken while the signal handler shuts the context down fails in rclpy's bindings.
+            if rclpy.ok():
+                raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        pass  # the same Ctrl-C, which rclpy had told already
     finally:
-        # `ros2 launch` passes on the Ctrl-C that the terminal has sent already: the second must not cut the end short.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node is not None:
             getattr(node, "close", lambda: None)()
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    """Neither rclpy's and Python's word of one Ctrl-C, nor a second one, may cut the end short.
+
+    `ros2 launch` passes on the Ctrl-C that the terminal has sent already.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _init() -> None:

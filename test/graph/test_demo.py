@@ -36,6 +36,7 @@ def demo(output: Path, seconds: float) -> Iterator[tuple[subprocess.Popen[str], 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=output,  # from the repository, `-m` would take its sources, which lack the generated messages
             env={**os.environ, "COLUMNS": "160", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
         )
         try:

@@ -162,8 +162,8 @@ def test_camera(bench: Bench, mode: str, said: str) -> None:
     bench.camera.mode = mode
     fault = bench.running.operator.now()
     bench.wait_to_hear("policy", said)
-    if mode == "same picture":
-        fault = bench.running.operator.now()  # ten pictures later, and not before
+    if mode == "same picture":  # ten pictures later, and not before; on a busy machine they come slowly
+        fault, sent = bench.running.operator.now(), bench.actions.sent
     bench.assert_still(fault, notice)
     bench.wait_for_state(HOLDING)
     assert bench.actions.sent <= sent + 5
