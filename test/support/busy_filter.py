@@ -1,4 +1,4 @@
-"""The safety filter's process, which a heartbeat keeps busy until a line comes on stdin: its executor does nothing."""
+"""The safety filter's process, which the first heartbeat keeps busy until a line comes on stdin."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from openvla_ros.nodes.safety_filter_node import SafetyFilterNode
 
 
 class BusyFilter(SafetyFilterNode):
+    _free = True
+
     def _on_heartbeat(self, _: Empty) -> None:
-        print("busy", flush=True)
-        sys.stdin.readline()
+        if self._free:
+            self._free = False
+            print("busy", flush=True)
+            sys.stdin.readline()
 
 
 def make() -> BusyFilter:
