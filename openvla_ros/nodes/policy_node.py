@@ -23,6 +23,7 @@ from std_msgs.msg import String
 import openvla_ros.msg as ours
 from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, Wait, make_loop
+from openvla_ros.control.safety.rules import freeze
 from openvla_ros.errors import ConfigError, OpenVLAError, PolicyError
 from openvla_ros.images import ImageError, fingerprint
 from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _timer
@@ -48,6 +49,9 @@ class PolicyParameters(BaseModel):
     mode: Literal["blocking", "non_blocking"] = Field("non_blocking", description="control mode, see architecture.md")
     compressed: bool = Field(False, description="`image` carries CompressedImage instead of Image")
     autostart: bool = Field(False, description="configure and activate without being asked")
+    end_on_freeze: bool = Field(
+        False, description="control ends when the safety filter reports that action after action asks for no motion"
+    )
     loop: LoopConfig = Field(default_factory=LoopConfig)
 
 
@@ -94,6 +98,8 @@ class PolicyNode(LifecycleNode):
         self._sequence = round(self._now() * 1e3)
         self._base_frame = ""
         self._fault = ""
+        self._ended = ""  # why control ended by itself
+        self._answered = 0  # actions since control began that the safety filter has decided on
         self._inferring_since: float | None = None  # steady clock
         self._hung = False  # from when an inference takes too long until it returns, if it does
         self._last_error = ""
@@ -165,6 +171,7 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._refuse_while_hung():
             return TransitionCallbackReturn.FAILURE
+        self._ended, self._answered = "", 0
         self._loop = make_loop(self._settings.mode, self._settings.loop)
         self._loop.start(self._now(), self._instruction)
         self.get_logger().info(f"{self._settings.mode} control starts")
@@ -227,6 +234,16 @@ class PolicyNode(LifecycleNode):
         if self._loop is not None and message.verdict != ours.SafetyStatus.NO_ACTION:
             refused = message.verdict == ours.SafetyStatus.REFUSED
             self._loop.on_verdict(int(message.action_sequence), refused, self._now())
+            self._answered += 1
+            self._end_on_freeze(message)
+
+    def _end_on_freeze(self, message: ours.SafetyStatus) -> None:
+        still = next((r for r in message.reports if r.rule == freeze.CODE), None)
+        # The filter counts on from one activation to the next; what was before this one must not end it.
+        if self._settings.end_on_freeze and still is not None and self._answered >= still.limit:
+            self._ended = f"{still.limit:.0f} actions in a row asked for no motion (end_on_freeze)"
+            self.get_logger().warning(f"control ends: {self._ended}")
+            self.trigger_deactivate()
 
     def _on_episode(self, message: ours.Episode) -> None:
         self._episode_id = message.episode_id if message.event == ours.Episode.START else ""
@@ -238,7 +255,7 @@ class PolicyNode(LifecycleNode):
         loop, policy = self._loop, self._policy
         if loop is None or policy is None:
             if not self._fault:
-                self._diagnostics.set(OK, "inactive")
+                self._diagnostics.set(WARN if self._ended else OK, f"inactive: {self._ended}".removesuffix(": "))
             return
         step = loop.poll(self._now())
         if isinstance(step, Start):

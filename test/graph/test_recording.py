@@ -205,6 +205,31 @@ def test_trouble_of_the_recording_is_said_and_stays_its_own(lab: Lab) -> None:
     lab.finished(lab.root / "trial-3")
 
 
+def test_an_episode_can_end_when_the_policy_freezes(lab: Lab) -> None:
+    """Hazard: a policy that waits for nothing is recorded until somebody comes by. Off unless asked for."""
+    freezing = {
+        "freeze__actions": 3,
+        "freeze__translation_m": 0.05,
+        "freeze__rotation_rad": 0.25,
+        "freeze__gripper": 1.0,
+    }
+    lab.running.operator.set_parameters("safety_filter", **freezing)
+    lab.running.activate("non_blocking")
+    lab.says("recording,")
+    lab.more_actions(8)
+    lab.deactivate()
+    lab.says("waiting for control")
+    lab.running.operator.set_parameters("policy", end_on_freeze=True)
+    lab.running.activate("non_blocking")
+    lab.says("recording,")
+    folder = max((f for f in lab.root.iterdir()), key=lambda f: f.stat().st_mtime)
+    episode = lab.finished(folder)
+    assert lab.running.operator.lifecycle_state("policy") == "inactive"
+    assert len(list(episode.steps())) >= 3
+    assert "freeze" in {report.rule for report in list(episode.steps())[-1].reasons}
+    lab.running.operator.set_parameters("policy", end_on_freeze=False)
+
+
 def test_killed_recorder(lab: Lab) -> None:
     """Hazard: kill -9 of the recorder disturbs control, or leaves a bag that can't be read."""
     lab.running.activate("non_blocking")

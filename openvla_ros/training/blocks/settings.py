@@ -24,7 +24,7 @@ class Sizes(_Model):
     image: int = Field(112, ge=28, multiple_of=14, description="side of the square image [px]")
     dinov2: tuple[int, int, int] = Field((192, 5, 6), description="width, depth, heads")
     siglip: tuple[int, int, int] = Field((64, 2, 2), description="width, depth, heads")
-    llama: tuple[int, int, int, int] = Field((128, 384, 3, 4), description="width, hidden width, layers, heads")
+    llama: tuple[int, int, int, int] = Field((128, 640, 4, 2), description="width, hidden width, layers, heads")
 
     def model(self) -> ModelSize:
         return ModelSize(self.image, TowerSize(*self.dinov2), TowerSize(*self.siglip), LlamaSize(*self.llama))
