@@ -9,13 +9,16 @@ import sys
 from collections.abc import Callable
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 from openvla_ros.errors import ConfigError, OpenVLAError
 from openvla_ros.nodes import _parameters, _timer
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+_ENDS = (signal.SIGINT, signal.SIGTERM)
+_LOOK = 0.1  # [s] after which a node without any work notices that it is to end
 
 
 def _die_with_parent() -> None:
@@ -27,36 +30,54 @@ def _die_with_parent() -> None:
             sys.exit(1)
 
 
+class _Ending:
+    """The first signal ends the node, where it next runs Python. A second one must not cut the end short.
+
+    `ros2 launch` passes on the Ctrl-C that the terminal has sent already. rclpy's own handlers shut the context down
+    from a thread beside whatever the node is doing: once in some hundreds of times a node hung in its end, or never
+    heard of it.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in _ENDS:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.ignore_signals()
+        self._asked = True
+        raise KeyboardInterrupt
+
+    def ignore_signals(self) -> None:
+        for number in _ENDS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def look(self) -> None:
+        if self._asked:  # the exception was lost: Python drops those that reach it in a destructor
+            raise KeyboardInterrupt
+
+
 def run(make: Callable[[], Node]) -> int:
-    """Spin ``make()`` until the context is shut down. Exit status 2 for a configuration that can't work."""
+    """Spin ``make()`` until a signal ends it. Exit status 2 for a configuration that can't work."""
     _die_with_parent()
-    signal.signal(signal.SIGINT, _interrupt_once)
+    ending = _Ending()
     node: Node | None = None
     try:
         try:
-            try:
-                _init()
-                node = make()
-                _parameters.refuse_unknown(node)
-            except OpenVLAError as error:
-                print(f"error: {error}", file=sys.stderr, flush=True)
-                return 2
-            # Once in some dozens of times, a signal shuts the context down without waking the executor.
-            _timer.every(node, 0.5, lambda: None)
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            executor.spin()
-        except (KeyboardInterrupt, ExternalShutdownException):
-            pass
-        except RuntimeError:
-            # A message that is taken while the signal handler shuts the context down fails in rclpy's bindings.
-            if rclpy.ok():
-                raise
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _init()
+            node = make()
+            _parameters.refuse_unknown(node)
+        except OpenVLAError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 2
+        _timer.every(node, _LOOK, ending.look)  # a signal does not wake an executor that waits
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
     except KeyboardInterrupt:
-        pass  # the same Ctrl-C, which rclpy had told already
+        pass
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ending.ignore_signals()
         if node is not None:
             getattr(node, "close", lambda: None)()
             node.destroy_node()
@@ -64,17 +85,8 @@ def run(make: Callable[[], Node]) -> int:
     return 0
 
 
-def _interrupt_once(number: int, frame: object) -> None:
-    """Neither rclpy's and Python's word of one Ctrl-C, nor a second one, may cut the end short.
-
-    `ros2 launch` passes on the Ctrl-C that the terminal has sent already.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def _init() -> None:
     try:
-        rclpy.init()
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # of rcl, which names the file and line of a parameter that it can't parse
         raise ConfigError(f"the ROS arguments or a parameter file can't be read: {error}") from None

@@ -98,6 +98,36 @@ def test_a_signal_closes_the_node(start: type[Process], number: signal.Signals) 
     assert (status, out.split(), error) == (0, ["closed"], "")
 
 
+LOST = """
+import signal, sys
+from rclpy.node import Node
+from openvla_ros.nodes import _spin
+
+class Interrupted:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        print("never")
+
+class Thing(Node):
+    def __init__(self):
+        super().__init__("thing")
+        self.timer = self.create_timer(0.0, self.up)
+
+    def up(self):
+        self.timer.cancel()
+        Interrupted()
+        print("up", flush=True)
+
+sys.exit(_spin.run(Thing))
+"""
+
+
+def test_a_signal_that_python_loses_ends_the_node(domain: int) -> None:
+    """Hazard: Ctrl-C in the wrong moment, and the node goes on until it is killed, its bag without an end."""
+    ended = subprocess.run([sys.executable, "-c", LOST], cwd="/", capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "up\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
