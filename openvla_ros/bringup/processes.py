@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -73,20 +75,20 @@ class Processes:
             output = (self._log_dir / f"{name}.log").open("ab")
         try:
             # A session of its own: Ctrl-C reaches us, and we end the nodes in order.
-            process = subprocess.Popen(
-                command,
-                env=self._env,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT if output else None,
-                start_new_session=True,
-            )
+            with _interrupt_later():
+                self._running[name] = subprocess.Popen(
+                    command,
+                    env=self._env,
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT if output else None,
+                    start_new_session=True,
+                )
         finally:
             if output is not None:
                 output.close()
-        self._running[name] = process
-        return process
+        return self._running[name]
 
     def __getitem__(self, name: str) -> subprocess.Popen[bytes]:
         return self._running[name]
@@ -118,6 +120,22 @@ class Processes:
             _signal(process, signal.SIGKILL)
             process.wait()
         self._running.clear()
+
+
+@contextlib.contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """A Ctrl-C in here raises KeyboardInterrupt at the end: a process that was just started is not forgotten."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -1,19 +1,24 @@
-"""Tries a policy in simulated scenes, in lockstep and on all cores, and says how often it does what it is told.
+"""Tries a policy in simulated scenes and says how often it does what it is told.
 
-Success is the simulator's own judgement, by instruction with its 95 % interval. The scenes are the same for every
-policy and control mode, and none of them is in demonstrations. Leaves evaluation.json and a picture of final frames.
+In lockstep, on all cores and faster than real time, or with --graph through the whole ROS graph in real time, every
+trial a recorded episode. Success is the simulator's own judgement, by instruction with its 95 % interval. The scenes
+are the same for every policy, control mode and way, and none of them is in demonstrations. Leaves evaluation.json and
+a picture of final frames.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from openvla_ros.experiments.evaluation import Evaluation, EvaluationSettings
+    from openvla_ros.experiments.evaluation import Evaluation, EvaluationSettings, Tried
     from openvla_ros.experiments.scores import Rate, Score
 
 HELP = "success of a policy in simulated scenes"
@@ -23,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sim", action="store_true", required=True, help="in the simulation: there is no other place yet"
     )
+    parser.add_argument("--graph", action="store_true", help="through the whole ROS graph, in real time")
+    parser.add_argument("--domain", type=int, help="ROS domain of --graph (default: a random one)")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--checkpoint", help="hub id or folder of the policy")
     who.add_argument(
@@ -48,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", default="640x480", help="of camera images: N or WIDTHxHEIGHT (default: %(default)s)")
     parser.add_argument("--max-steps", type=int, default=120, help="of an episode (default: %(default)s)")
+    parser.add_argument(
+        "--max-seconds", type=float, default=60.0, help="of an episode, simulated (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core; on a GPU one)")
     parser.add_argument(
         "--output", type=Path, default=Path("out/evaluation"), help="folder for the results (default: %(default)s)"
@@ -57,31 +67,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from openvla_ros.cli._progress import progress_bar
-    from openvla_ros.experiments.evaluation import Tried, evaluate, measure, save
+    from openvla_ros.experiments.evaluation import evaluate, measure, save
 
     console = Console()
     settings = _settings(args)
+    if args.graph:
+        return _through_the_graph(args, settings, console)
     with console.status("measuring the policy's latency" if args.checkpoint else "starting"):
         latency, described = measure(settings)
     if args.latency == "auto":
         settings = settings.model_copy(update={"latency": round(latency, 4)})
     on_gpu = str(described.get("device", "")).startswith("cuda")
+    with _progress(console, settings.episodes) as update:
+        result, tried = evaluate(settings, described, args.workers or (1 if on_gpu else 0), update)
+    save(result, tried, args.output)
+    console.print(_table(result, f"latency {settings.latency * 1e3:.0f} ms"))
+    if result.inference_ms is not None:
+        console.print(f"an inference took {result.inference_ms:.1f} ms (median), beside the other processes")
+    console.print(f"{args.output / 'evaluation.json'}, {args.output / 'final_frames.png'}", soft_wrap=True)
+    return 0
+
+
+def _through_the_graph(args: argparse.Namespace, settings: EvaluationSettings, console: Console) -> int:
+    import os
+    import random
+
+    from openvla_ros.demo.evaluation import evaluate_graph
+    from openvla_ros.errors import ConfigError
+    from openvla_ros.experiments.evaluation import save
+
+    if args.expert:
+        raise ConfigError("--expert sees what no camera shows: it acts in lockstep only, without --graph")
+    made_up = {"--latency": args.latency != "auto", "--size": args.size != "640x480", "--workers": args.workers != 0}
+    if any(made_up.values()):
+        given = ", ".join(name for name, is_given in made_up.items() if is_given)
+        raise ConfigError(f"{given}: in the graph latency, camera and processes are the real ones; leave it out")
+    # Fast DDS's ports for domains above 101 lie in the range of Linux's ephemeral ports.
+    os.environ["ROS_DOMAIN_ID"] = str(args.domain if args.domain is not None else random.randint(1, 101))
+    with _progress(console, settings.episodes) as update:
+        result, tried = evaluate_graph(settings, args.output.resolve(), update)
+    save(result, tried, args.output)
+    console.print(_table(result, "through the graph"))
+    console.print(f"an inference took {result.inference_ms or 0.0:.1f} ms (median)")
+    console.print(f"{args.output / 'evaluation.json'}; openvla-ros episodes {args.output / 'episodes'}", soft_wrap=True)
+    return 0
+
+
+@contextlib.contextmanager
+def _progress(console: Console, episodes: int) -> Iterator[Callable[[Tried], None]]:
+    from openvla_ros.cli._progress import progress_bar
+
     successes = 0
-    with progress_bar(console, "episodes", settings.episodes) as advance:
+    with progress_bar(console, "episodes", episodes) as advance:
 
         def update(tried: Tried) -> None:
             nonlocal successes
             successes += bool(tried.outcome.success)
             advance(f"{successes} successes")
 
-        result, tried = evaluate(settings, described, args.workers or (1 if on_gpu else 0), update)
-    save(result, tried, args.output)
-    console.print(_table(result))
-    if result.inference_ms is not None:
-        console.print(f"an inference took {result.inference_ms:.1f} ms (median), beside the other processes")
-    console.print(f"{args.output / 'evaluation.json'}, {args.output / 'final_frames.png'}", soft_wrap=True)
-    return 0
+        yield update
 
 
 def _settings(args: argparse.Namespace) -> EvaluationSettings:
@@ -92,7 +136,7 @@ def _settings(args: argparse.Namespace) -> EvaluationSettings:
     from openvla_ros.errors import ConfigError
     from openvla_ros.experiments.evaluation import EvaluationSettings, PolicySettings
 
-    values = {name: getattr(args, name) for name in ("episodes", "first_scene", "mode", "max_steps")}
+    values = {name: getattr(args, name) for name in ("episodes", "first_scene", "mode", "max_steps", "max_seconds")}
     if args.instruction:
         values["instructions"] = tuple(args.instruction)
     policy = {name: getattr(args, name) for name in ("checkpoint", "unnorm_key", "device", "precision", "threads")}
@@ -108,13 +152,13 @@ def _settings(args: argparse.Namespace) -> EvaluationSettings:
         raise ConfigError("; ".join(problems)) from error
 
 
-def _table(result: Evaluation) -> Table:
+def _table(result: Evaluation, how: str) -> Table:
     from rich.table import Table
 
     settings = result.settings
     who = settings.policy.checkpoint or "scripted expert"
     mode = settings.mode.replace("_", "-")
-    table = Table(title=f"{who}, {mode} control, latency {settings.latency * 1e3:.0f} ms")
+    table = Table(title=f"{who}, {mode} control, {how}")
     table.add_column("instruction")
     for name in ("success", "95 %", "wrong object", "steps", "no action", "s"):
         table.add_column(name, justify="right")

@@ -1,4 +1,4 @@
-"""Makes a Trace visible: tables on the terminal, a plot, a summary.json. No ROS."""
+"""Makes a run visible: tables on the terminal, a plot, a summary.json. No ROS."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from openvla_ros.experiments.rollout import Outcome
 from openvla_ros.recording.trace import HOPS, Trace, percentiles
 from openvla_ros.types import Array
 
 MODES = ("non_blocking", "blocking")
 
 
-def summary(trace: Trace) -> dict[str, Any]:
+Trials = list[tuple[str, Outcome]]  # control mode, and the simulator's judgement
+
+
+def summary(trace: Trace, trials: Trials) -> dict[str, Any]:
     """The figures of a run as plain JSON values, by control mode."""
     result: dict[str, Any] = {"images": trace.images}
+    result["trials"] = [
+        {"mode": mode, "instruction": told.instruction, "success": told.success, "seconds": round(told.seconds, 2)}
+        for mode, told in trials
+    ]
     for mode in MODES:
         steps = trace.of_mode(mode)
         outcomes = Counter(s.outcome for s in steps if s.outcome)
@@ -37,9 +45,27 @@ def summary(trace: Trace) -> dict[str, Any]:
     return result
 
 
+def verdict(outcome: Outcome) -> str:
+    """The simulator's judgement, in words."""
+    if outcome.success is None:
+        return "nobody can judge it"
+    return f"done after {outcome.seconds:.1f} s" if outcome.success else f"not done in {outcome.seconds:.1f} s"
+
+
+def print_trials(trials: Trials, console: Console) -> None:
+    """What was asked for, and whether it was done."""
+    table = Table(title="What was asked for, as the simulator judges it", title_justify="left")
+    for name in ("control", "instruction", "judgement"):
+        table.add_column(name)
+    for mode, told in trials:
+        style = {True: "green", False: "red", None: ""}[told.success]
+        table.add_row(mode.replace("_", "-"), told.instruction, verdict(told), style=style)
+    console.print(table)
+
+
 def print_tables(trace: Trace, console: Console) -> None:
     """Steps, rates, hop latencies and the filter's reasons, one column a control mode."""
-    figures = summary(trace)
+    figures = summary(trace, [])
     table = Table(title="What ran", title_justify="left")
     table.add_column("")
     for mode in MODES:
@@ -82,8 +108,8 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{n} {name}" for name, n in counts.items()) or "-"
 
 
-def write_summary(trace: Trace, path: Path) -> None:
-    path.write_text(json.dumps(summary(trace), indent=2) + "\n")
+def write_summary(trace: Trace, trials: Trials, path: Path) -> None:
+    path.write_text(json.dumps(summary(trace, trials), indent=2) + "\n")
 
 
 def plot(trace: Trace, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sensor_msgs.msg import Image
 
 import openvla_ros.msg as ours
+from openvla_ros.demo.report import Trials, verdict
 from openvla_ros.images import ImageError
 from openvla_ros.nodes import _convert, _qos
 from openvla_ros.nodes._operator import Operator
@@ -20,6 +21,7 @@ class Watcher:
         self.mode = ""
         self.instruction = ""
         self.state = "waiting"
+        self.trials: Trials = []
         self.reasons: list[str] = []
         self._operator = operator
         self._video = video
@@ -45,9 +47,10 @@ class Watcher:
                 image = _convert.rgb(message)
             except ImageError:
                 return  # the policy reports it; a video without that frame is still a video
+            why = f" ({', '.join(self.reasons)})" if self.reasons else ""
             caption = [
                 self.instruction or "(no instruction)",
-                f"{self.mode.replace('_', '-')} control, filter {self.state}",
+                f"{self.mode.replace('_', '-')} control, filter {self.state}{why}",
+                "; ".join(f"{told.instruction}: {verdict(told)}" for _, told in self.trials[-2:]),
             ]
-            caption.append(", ".join(self.reasons))
             self._video.write(image, _convert.seconds(message.header.stamp), caption)

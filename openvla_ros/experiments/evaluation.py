@@ -1,4 +1,4 @@
-"""A policy's success in simulated scenes, in lockstep."""
+"""A policy's success in simulated scenes: what is tried, what came of it, and the trials in lockstep."""
 
 from __future__ import annotations
 
@@ -194,9 +194,14 @@ def evaluate(
         progress(one)
         tried.append(one)
     tried.sort(key=lambda t: t.trial.index)
+    return conclude(settings, described, tried), tried
+
+
+def conclude(settings: EvaluationSettings, described: dict[str, Any], tried: Sequence[Tried]) -> Evaluation:
+    """What all trials say together."""
     outcomes = [t.outcome for t in tried]
     inference = [seconds for t in tried for seconds in t.inference]
-    result = Evaluation(
+    return Evaluation(
         settings=settings,
         described=described,
         overall=score(outcomes),
@@ -204,7 +209,6 @@ def evaluate(
         inference_ms=float(np.median(inference)) * 1e3 if inference else None,
         episodes=[_row(outcome) for outcome in outcomes],
     )
-    return result, tried
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -6,23 +6,28 @@ One thread steps the physics, draws and publishes at fixed rates; the executor o
 from __future__ import annotations
 
 import array
+import json
 import sys
 import threading
 import time
 from functools import partial
 
 from pydantic import BaseModel, Field
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from openvla_ros.errors import ConfigError
 from openvla_ros.nodes import _convert, _parameters, _qos, _spin
 from openvla_ros.nodes._diagnostics import OK, WARN, Diagnostics
 from openvla_ros.robots.description import load_robot
 from openvla_ros.sim.camera import Camera
 from openvla_ros.sim.simulation import Simulation
+from openvla_ros.sim.tasks import fulfilled, grasped
 from openvla_ros.sim.trajectory_controller import TrajectoryController, TrajectoryRejectedError
 from openvla_ros.sim.world import JointReading, World
 
@@ -32,20 +37,29 @@ class SimParameters(BaseModel):
 
     robot: str = Field("wx250s", description="robot description: a name in config/robots, or a file")
     scene: str = Field("blocks", description="scene in resource/scenes")
-    seed: int = Field(0, ge=0, description="which random placement of the objects")
+    seed: int = Field(
+        0, ge=0, description="which random placement of the objects; set while running: that of the next ~/reset"
+    )
     joint_states_hz: float = Field(100.0, gt=0.0, le=250.0, description="rate of joint_states [Hz]")
     camera_hz: float = Field(30.0, gt=0.0, le=60.0, description="rate of image [Hz]")
     camera_frame: str = Field("camera", description="frame_id of images")
 
 
+JUDGEMENT_PERIOD = 0.1  # [s]
+
+
 class SimNode(Node):
-    """In: arm and gripper trajectories. Out: joint states, ``image``. Service ~/reset: arm to start, another scene."""
+    """In: arm and gripper trajectories. Out: joint states, ``image``, ``~/judgement``: which tasks are done, as JSON.
+
+    Service ~/reset: arm to start, the next scene, or the one that ``seed`` was set to.
+    """
 
     def __init__(self) -> None:
         super().__init__("sim")
         self._settings = _parameters.declare(self, SimParameters)
         robot = load_robot(self._settings.robot)
         self._seed = self._settings.seed
+        self._next_seed = self._seed + 1
         self._simulation = Simulation(World(self._settings.scene, robot, self._seed))
         self._lock = threading.Lock()  # guards the simulation
         self._late = 0  # times that real time could not be kept
@@ -53,6 +67,7 @@ class SimNode(Node):
         self._rejected = ""
         self._joint_states = self.create_publisher(JointState, robot.interface.joint_states_topic, _qos.STREAM)
         self._images = self.create_publisher(Image, "image", _qos.CAMERA)
+        self._judgements = self.create_publisher(String, "~/judgement", _qos.LATEST)
         self._diagnostics = Diagnostics(self)
         topics = {
             robot.interface.arm_topic: self._simulation.arm,
@@ -67,6 +82,17 @@ class SimNode(Node):
         self._thread = threading.Thread(target=self._run, name="simulation", daemon=True)
         self._thread.start()
         self.create_timer(0.5, self._report)
+        self.add_on_set_parameters_callback(self._on_parameters)
+
+    def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        def check() -> None:
+            frozen = sorted({p.name for p in changed} & (SimParameters.model_fields.keys() - {"seed"}))
+            if frozen:
+                raise ConfigError(f"{', '.join(frozen)} can't be changed while the node runs: restart it")
+            if any(p.name == "seed" for p in changed):
+                self._next_seed = _parameters.read(self, SimParameters, changed).seed
+
+        return _parameters.accept(check)
 
     def close(self) -> None:
         self._closing.set()
@@ -94,11 +120,12 @@ class SimNode(Node):
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
-            self._seed += 1
+            self._seed = self._next_seed
             self._simulation.reset(self._seed)
             # The world's clock starts again at zero; so must the pacing that follows it.
             self._begin = time.monotonic()
         self.set_parameters([Parameter("seed", value=self._seed)])  # what a recording asks for
+        self._next_seed = self._seed + 1
         response.success, response.message = True, f"scene {self._seed}"
         return response
 
@@ -115,7 +142,7 @@ class SimNode(Node):
         camera_period = 1.0 / self._settings.camera_hz
         with self._lock:
             self._begin = time.monotonic()
-        next_image = time.monotonic()
+        next_image = next_judgement = time.monotonic()
         world = self._simulation.world
         while not self._closing.is_set():
             with self._lock:
@@ -129,10 +156,14 @@ class SimNode(Node):
                 reading = world.joint_state()
                 now = time.monotonic()
                 image = self._draw(camera) if now >= next_image else None
+                judgement = self._judge() if now >= next_judgement else None
             self._publish_joint_states(reading)
             if image is not None:
                 self._images.publish(image)
                 next_image = max(next_image + camera_period, now)
+            if judgement is not None:
+                self._judgements.publish(judgement)
+                next_judgement = max(next_judgement + JUDGEMENT_PERIOD, now)
             self._closing.wait(max(0.0, due - time.monotonic()))
 
     def _publish_joint_states(self, reading: JointReading) -> None:
@@ -154,6 +185,11 @@ class SimNode(Node):
         message.step = message.width * 3
         message.data = array.array("B", pixels.tobytes())  # the only type that rclpy takes without a check of each byte
         return message
+
+    def _judge(self) -> String:
+        world = self._simulation.world
+        now = {"scene": self._seed, "time": world.time, "done": fulfilled(world), "grasped": sorted(grasped(world))}
+        return String(data=json.dumps(now))
 
     def _report(self) -> None:
         if self._failure is not None:

@@ -55,6 +55,11 @@ def on_plate(world: World, colour: str) -> bool:
     return bool(upright and within)
 
 
+def fulfilled(world: World) -> list[str]:
+    """The instructions that the world fulfils now."""
+    return [text for text, task in TASKS.items() if task.succeeded(world)]
+
+
 def _tasks() -> dict[str, Task]:
     lifts = [Task(f"lift the {c} block", "lift", c, partial(lifted, colour=c)) for c in COLOURS]
     places = [Task(f"put the {c} block on the plate", "put", c, partial(on_plate, colour=c)) for c in COLOURS]

@@ -141,11 +141,11 @@ def test_nodes_that_are_starting_are_ended_too(domain: int, tmp_path: Path) -> N
 def test_what_ignores_the_signal_is_killed(domain: int, tmp_path: Path) -> None:
     """Hazard: Ctrl-C while a GPU hangs waits for ever, or leaves the node behind."""
     nodes = Processes(ONE, log_dir=tmp_path)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, until rclpy sets its own
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited
     try:
         process = nodes.start("safety_filter")
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     nodes.stop(timeout=0.0)
     assert process.returncode == -signal.SIGKILL
     assert not alive(process.pid)

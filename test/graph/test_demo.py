@@ -71,6 +71,15 @@ def test_it_tells_how_both_control_modes_went(done: tuple[str, Path]) -> None:
     assert re.search(rf"steps \(actions\)[^\d]*{steps[0]}[^\d]*{steps[1]}\D", printed)
 
 
+def test_it_tells_what_the_simulator_judged(done: tuple[str, Path]) -> None:
+    """Hazard: a success that somebody declared. Two seconds are too short for any of them."""
+    printed, output = done
+    trials = json.loads((output / "summary.json").read_text())["trials"]
+    assert [(t["mode"], t["instruction"]) for t in trials] == [(m, text) for m in MODES for text in INSTRUCTIONS]
+    assert not any(t["success"] for t in trials)
+    assert printed.count("not done in ") == len(trials)
+
+
 def test_a_reset_under_a_pressed_e_stop_is_refused(done: tuple[str, Path]) -> None:
     """Hazard: the demo shows an e-stop that does nothing."""
     assert "reset while the e-stop is pressed: refused" in " ".join(done[0].split())
