@@ -28,7 +28,7 @@ class Judge:
 
     def _on_judgement(self, message: String) -> None:
         now = json.loads(message.data)
-        if now["scene"] != self.scene or now["time"] < self.time:
+        if self.scene is not None and (now["scene"] != self.scene or now["time"] < self.time):
             self.resets += 1
             self._since.clear()
         self.scene, self.time = now["scene"], now["time"]
