@@ -114,7 +114,7 @@ def _control_nodes(params: Path, checkpoint: str) -> tuple[NodeSpec, ...]:
 def sim() -> GraphSpec:
     """The whole graph on the simulated WidowX 250 S. Parameters: config/sim.yaml."""
     params = config_file("sim.yaml")
-    control = _control_nodes(params, str(resource_file("openvla-tiny")))
+    control = _control_nodes(params, str(resource_file("openvla-blocks")))
     simulation = NodeSpec("sim", "sim_node", parameter_files=(params,))
     return GraphSpec((simulation, *control), environment())
 

@@ -1,7 +1,8 @@
-"""Runs the whole graph on the simulated arm: both control modes, a change of instruction, an e-stop and its reset.
+"""Runs the whole graph on the simulated arm: three instructions in each control mode, an e-stop and its reset.
 
-The small checkpoint's weights are random: the arm moves as the model says, but does no task. Leaves a video, a plot,
-a summary, an episode for each mode (`openvla-ros show`) and the nodes' logs in the output folder.
+The small policy that comes with the package was trained for this scene (docs/demo-policy.md); the simulator judges what
+it does. Leaves a video, a plot, a summary, an episode for each mode (`openvla-ros show`) and the nodes' logs in the
+output folder.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ HELP = "the whole graph on the simulated arm, with a report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each control mode (default %(default)g)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each control mode, at most (default %(default)g)")
     parser.add_argument(
         "--output", type=Path, default=Path("out/demo"), help="folder for the report (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="random scene (default %(default)s)")
     parser.add_argument("--checkpoint", help="another checkpoint: hub id or folder")
+    parser.add_argument("--unnorm-key", default="", help="dataset whose statistics un-normalize its actions")
     parser.add_argument("--domain", type=int, help="ROS domain (default: a random one, so that nothing else is moved)")
 
 
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     graph = sim().with_parameters("policy", autostart=False).with_parameters("sim", seed=args.seed)
     graph = graph.with_parameters("recorder", episodes=str(output / "episodes"))
     if args.checkpoint:
-        graph = graph.with_parameters("policy", checkpoint=args.checkpoint)
+        graph = graph.with_parameters("policy", checkpoint=args.checkpoint, unnorm_key=args.unnorm_key)
     # Fast DDS's ports for domains above 101 lie in the range of Linux's ephemeral ports.
     domain = args.domain if args.domain is not None else random.randint(1, 101)
     os.environ["ROS_DOMAIN_ID"] = str(domain)

@@ -50,7 +50,7 @@ class Watcher:
             why = f" ({', '.join(self.reasons)})" if self.reasons else ""
             caption = [
                 self.instruction or "(no instruction)",
-                f"{self.mode.replace('_', '-')} control, filter {self.state}{why}",
+                f"{self.mode.replace('_', '-') or 'no'} control, filter {self.state}{why}",
                 "; ".join(f"{told.instruction}: {verdict(told)}" for _, told in self.trials[-2:]),
             ]
             self._video.write(image, _convert.seconds(message.header.stamp), caption)

@@ -45,7 +45,7 @@ def test_parameters_are_changed_in_one_node_of_a_copy() -> None:
     changed = graph.with_parameters("policy", device="cuda")
     policy = next(n for n in changed.nodes if n.name == "policy")
     assert policy.parameters["device"] == "cuda"
-    assert policy.parameters["checkpoint"].endswith("openvla-tiny")
+    assert policy.parameters["checkpoint"].endswith("openvla-blocks")
     assert graph == GRAPHS["sim"]()
     with pytest.raises(ConfigError, match="node 'polcy' is not in the graph: sim, policy, "):
         graph.with_parameters("polcy", device="cuda")
