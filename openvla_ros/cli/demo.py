@@ -15,7 +15,9 @@ HELP = "the whole graph on the simulated arm, with a report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each control mode, at most (default %(default)g)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="of each control mode, at most (default %(default)g)"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("out/demo"), help="folder for the report (default %(default)s)"
     )

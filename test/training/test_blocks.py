@@ -26,6 +26,7 @@ from openvla_ros.training.blocks.optimizer import Optimizer, orthogonal
 from openvla_ros.training.blocks.packed import PackedInstructions
 from openvla_ros.training.blocks.recipe import build
 from openvla_ros.training.blocks.settings import BlocksSettings, load_settings
+from openvla_ros.training.blocks.stages import Data
 from openvla_ros.training.blocks.store import Frames
 from openvla_ros.training.blocks.view import Lens, points, state_vector
 from openvla_ros.training.forward import ActionLogits
@@ -117,6 +118,17 @@ def test_arranged_moments_ask_for_everything_the_expert_does(world: World) -> No
 def test_the_same_seed_arranges_the_same_moments(world: World) -> None:
     first, second = (state_vector(Arranger(world, np.random.default_rng(5))()) for _ in range(2))
     assert np.array_equal(first, second)
+
+
+def test_what_is_measured_is_never_trained_on(built: Path, world: World) -> None:
+    """Hazard: a DAgger round trains on the frames that its figures come from."""
+    sources = [sorted((built / "frames" / name).iterdir()) for name in ("arranged", "expert", "round-1")]
+    first = Data.of(Frames.open(sources[:2]), world)
+    later = Data.of(Frames.open(sources), world, before=first)
+    assert np.array_equal(first.held_out, later.held_out)
+    assert not set(later.held_out) & set(later.train)
+    assert len(later.train) + len(later.held_out) == len(later.frames) == 58
+    assert torch.equal(first.wanted, later.wanted[:50])
 
 
 def test_packed_instructions_are_answered_as_one_at_a_time(built: Path) -> None:

@@ -82,16 +82,15 @@ class _Recipe:
             len(frames),
             LockstepConfig().loop.control_hz,
         )
-        scale = frames.states.std(axis=0) + 1e-6
         learner, processor = self._learner()
-        data = Data.of(frames, self._world, frames.states.mean(axis=0), scale)
+        data = Data.of(frames, self._world)
         towers = Towers(learner, processor, data, self._dtype)
         self._train("towers", settings.towers, learner, towers, 0.0)
         statistics = ActionStatistics.from_entry(settings.name, entry)
         done = self._policy(0, settings.policy, 0.0, learner, processor, data, statistics, entry)
         for number, round_ in enumerate(settings.rounds, 1):
             self._frames(f"round-{number}", round_.frames, checkpoint=done, expert_share=round_.expert_share)
-            more = Data.of(Frames.open(self._sources), self._world, frames.states.mean(axis=0), scale)
+            more = Data.of(Frames.open(self._sources), self._world, before=data)
             share = round_.recent_share
             done = self._policy(number, round_.training, share, learner, processor, more, statistics, entry)
         return done

@@ -26,7 +26,7 @@ from openvla_ros.training.blocks.towers import LEAVING, DenseLoss, Heads, initia
 from openvla_ros.training.blocks.view import STATE, Lens, points
 from openvla_ros.training.forward import ActionLogits
 
-HELD_OUT = 500  # frames that are measured and never trained on, of each set of frames; a twentieth of small ones
+HELD_OUT = 500  # frames that are measured and never trained on; a twentieth of small sets
 # Weight of where the block is, asked of the token of its colour's name. Without it other colours made no difference
 # after 2,300 steps; with it the prompt's last token began to tell the blocks apart after 100.
 NAMED = 5.0
@@ -57,6 +57,7 @@ class Data:
     frames: Frames
     seen: Tensor
     wanted: Tensor
+    centre: NDArray[np.float64]
     scale: NDArray[np.float64]
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
@@ -66,16 +67,18 @@ class Data:
         self._recent = self.train[self.train >= self.frames.recent]
 
     @classmethod
-    def of(cls, frames: Frames, world: World, centre: NDArray[np.float64], scale: NDArray[np.float64]) -> Data:
-        """centre, scale: (STATE,) that states are standardised by."""
+    def of(cls, frames: Frames, world: World, before: Data | None = None) -> Data:
+        """before: of the first of these frames. What that held out, and states are standardised by, stays the same."""
+        if before is not None:
+            centre, scale, held = before.centre, before.scale, before.held_out
+        else:
+            centre, scale = frames.states.mean(axis=0), frames.states.std(axis=0) + 1e-6
+            held = np.random.default_rng(0).permutation(len(frames))[: min(HELD_OUT, max(1, len(frames) // 20))]
         world.reset(0)
-        seen = Lens(world).project(points(frames.states))
-        wanted = (frames.states - centre) / scale
-        held = np.random.default_rng(0).permutation(len(frames))[: min(HELD_OUT, max(1, len(frames) // 20))]
+        seen = torch.from_numpy(Lens(world).project(points(frames.states))).float()
+        wanted = torch.from_numpy((frames.states - centre) / scale).float()
         train = np.setdiff1d(np.arange(len(frames)), held)
-        return cls(
-            frames, torch.from_numpy(seen).float(), torch.from_numpy(wanted).float(), scale, train, np.sort(held)
-        )
+        return cls(frames, seen, wanted, centre, scale, train, np.sort(held))
 
     def draw(self, rng: np.random.Generator, count: int, recent_share: float = 0.0) -> NDArray[np.int64]:
         recent = round(count * recent_share) if len(self._recent) else 0
