@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,13 @@ from std_msgs.msg import String
 import openvla_ros.msg as ours
 from openvla_ros.bringup.graph import GraphSpec, sim
 from openvla_ros.bringup.processes import Processes
-from openvla_ros.demo.judge import Judge
-from openvla_ros.demo.watcher import Watcher
-from openvla_ros.errors import OpenVLAError
+from openvla_ros.demo.stage import Stage
+from openvla_ros.errors import ConfigError
 from openvla_ros.experiments.evaluation import PICTURE, Evaluation, EvaluationSettings, Trial, Tried, conclude, trials
 from openvla_ros.experiments.rollout import Outcome
 from openvla_ros.images import RGB
 from openvla_ros.nodes import _convert, _qos
 from openvla_ros.nodes._operator import Operator
-
-START_TIMEOUT = 90.0  # [s] for every node to be up, a large model loaded
-SETTLED = 10  # arm states after a reset, before the filter starts from the measured pose
 
 
 def evaluate_graph(
@@ -37,8 +32,11 @@ def evaluate_graph(
 
     settings: ``latency``, ``image_size`` and ``robot`` are the real ones of the graph. Raises OpenVLAError.
     """
+    episodes = output / "episodes"
+    if episodes.exists() and any(episodes.iterdir()):
+        raise ConfigError(f"{episodes} holds the episodes of another evaluation: give another --output")
     output.mkdir(parents=True, exist_ok=True)
-    with _running(_graph(settings, output / "episodes"), output / "log") as trier:
+    with _running(_graph(settings, episodes), output / "log") as trier:
         tried = []
         for trial in trials(settings):
             one = trier.attempt(trial, settings)
@@ -60,7 +58,7 @@ def _graph(settings: EvaluationSettings, episodes: Path) -> GraphSpec:
 def _running(graph: GraphSpec, log: Path) -> Iterator[_Trier]:
     os.environ.update(graph.environment)  # for the operator's own DDS participant
     with Processes(graph, log_dir=log) as nodes, Operator() as operator:
-        trier = _Trier(nodes, operator)
+        trier = _Trier(Stage(nodes, operator))
         trier.start()
         yield trier
 
@@ -68,15 +66,13 @@ def _running(graph: GraphSpec, log: Path) -> Iterator[_Trier]:
 class _Trier:
     """An operator who gives one instruction after another, each in its scene."""
 
-    def __init__(self, nodes: Processes, operator: Operator) -> None:
+    def __init__(self, stage: Stage) -> None:
         self.described: dict[str, Any] = {}
-        self._nodes, self._operator = nodes, operator
-        self._watcher = Watcher(operator)
-        self._judge = Judge(operator)
+        self._stage = stage
         self._image: Image | None = None
-        self._episode = operator.node.create_publisher(ours.Episode, "episode", _qos.LATCHED)
-        operator.watch(Image, "image", _qos.CAMERA, self._on_image)
-        operator.watch(String, "policy_info", _qos.LATCHED, self._on_policy_info)
+        self._episode = stage.operator.node.create_publisher(ours.Episode, "episode", _qos.LATCHED)
+        stage.operator.watch(Image, "image", _qos.CAMERA, self._on_image)
+        stage.operator.watch(String, "policy_info", _qos.LATCHED, self._on_policy_info)
 
     def _on_image(self, message: Image) -> None:
         self._image = message
@@ -85,18 +81,13 @@ class _Trier:
         self.described = json.loads(message.data)
 
     def start(self) -> None:
-        self._wait("the first arm state", lambda: bool(self._watcher.trace.samples), START_TIMEOUT)
-        self._wait("the first camera image", lambda: self._image is not None, START_TIMEOUT)
-        try:
-            self._operator.transition("policy", "configure", START_TIMEOUT)
-        except OpenVLAError as error:
-            raise OpenVLAError(f"{error}{self._nodes.log_tail('policy')}") from error
-        self._wait("what the policy says of itself", lambda: bool(self.described), START_TIMEOUT)
+        self._stage.start()
+        self._stage.wait("what the policy says of itself", lambda: bool(self.described) and self._image is not None)
 
     def attempt(self, trial: Trial, settings: EvaluationSettings) -> Tried:
         """One trial, from a reset of the scene to its judgement."""
-        operator, judge, trace = self._operator, self._judge, self._watcher.trace
-        self._set_scene(trial.scene)
+        operator, judge, trace = self._stage.operator, self._stage.judge, self._stage.watcher.trace
+        self._stage.change_scene(trial.scene)
         name = f"{trial.index:04d}"
         start = ours.Episode(event=ours.Episode.START, episode_id=name, instruction=trial.instruction)
         self._episode.publish(start)
@@ -110,7 +101,7 @@ class _Trier:
             spent = len(trace.steps) - before >= settings.max_steps or judge.elapsed >= settings.max_seconds
             return spent or judge.is_done(trial.instruction)
 
-        self._wait(f"the end of trial {name}", is_over, 5 * settings.max_seconds + 60.0)
+        self._stage.wait(f"the end of trial {name}", is_over, 5 * settings.max_seconds + 60.0)
         steps = list(trace.steps.values())[before:]
         outcome = judge.outcome(trial.instruction, len(steps))
         operator.transition("policy", "deactivate")
@@ -118,33 +109,9 @@ class _Trier:
         spans = (step.span("inference_started", "inference_ended") for step in steps)
         return Tried(trial, outcome, self._picture(), [span for span in spans if span is not None])
 
-    def _set_scene(self, number: int) -> None:
-        """Arm in its start pose, and a filter whose target is the measured pose."""
-        operator = self._operator
-        operator.set_parameters("sim", seed=number)
-        seen = self._judge.resets
-        operator.trigger("sim/reset")
-        self._wait("the scene", lambda: self._judge.resets > seen and self._judge.scene == number, 10.0)
-        operator.trigger("safety_filter/stop")
-        count = len(self._watcher.trace.samples)
-        self._wait("the arm's new place", lambda: len(self._watcher.trace.samples) >= count + SETTLED, 10.0)
-        deadline = time.monotonic() + 10.0
-        while not (answer := operator.trigger("safety_filter/reset"))[0]:
-            if time.monotonic() > deadline:
-                raise OpenVLAError(f"the safety filter could not be reset: {answer[1]}")
-
     def _picture(self) -> RGB:
         assert self._image is not None
         return cv2.resize(_convert.rgb(self._image), PICTURE, interpolation=cv2.INTER_AREA).astype("uint8")
-
-    def _wait(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
-        """Like Operator.wait_for, but a node that ends is told at once."""
-
-        def checked() -> bool:
-            self._nodes.check()
-            return condition()
-
-        self._operator.wait_for(what, checked, timeout)
 
 
 def _judged(name: str, outcome: Outcome) -> ours.Episode:

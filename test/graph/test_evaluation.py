@@ -65,6 +65,9 @@ def test_trials_are_in_their_scenes_and_on_record(tmp_path: Path) -> None:
     assert [e.provenance.instructions[-1].text for e in episodes] == [TASKS[0], TASKS[1], TASKS[0]]
     assert all(e.provenance.outcome is Outcome.FAILURE for e in episodes)
     assert all(step.instruction == e.provenance.instructions[-1].text for e in episodes for step in e.steps())
+    again = evaluate(tmp_path, *untrained, *tried)
+    assert again.returncode == 2
+    assert "another --output" in again.stderr
 
 
 def test_what_the_graph_decides_can_not_be_given(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""A running graph on the simulated arm, with somebody to operate, watch and judge it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from openvla_ros.bringup.processes import Processes
+from openvla_ros.demo.judge import Judge
+from openvla_ros.demo.watcher import Watcher
+from openvla_ros.errors import OpenVLAError
+from openvla_ros.nodes._operator import Operator
+from openvla_ros.recording.video import VideoWriter
+
+_START = 90.0  # [s] for every node to be up and the model loaded, on a busy machine
+_SOON = 10.0  # [s] for what takes moments
+_SETTLED = 10  # arm states after a change of scene, before the filter starts from the measured pose
+
+
+class Stage:
+    """What the demo and an evaluation do alike. Everything raises OpenVLAError, at once where a node has ended."""
+
+    def __init__(self, nodes: Processes, operator: Operator, video: VideoWriter | None = None) -> None:
+        self.operator = operator
+        self.watcher = Watcher(operator, video)
+        self.judge = Judge(operator)
+        self._nodes = nodes
+
+    def check(self) -> None:
+        """That every node is still there."""
+        self._nodes.check()
+
+    def wait(self, what: str, condition: Callable[[], bool], timeout: float = _SOON) -> None:
+        """Wait for messages that make ``condition`` true."""
+
+        def checked() -> bool:
+            self.check()
+            return condition()
+
+        self.operator.wait_for(what, checked, timeout)
+
+    def start(self) -> None:
+        """Wait for camera and arm, load the model."""
+        trace = self.watcher.trace
+        self.wait("the first camera image", lambda: trace.images > 0, _START)
+        self.wait("the first arm state", lambda: bool(trace.samples), _START)
+        try:
+            self.operator.transition("policy", "configure", _START)
+        except OpenVLAError as error:
+            raise OpenVLAError(f"{error}{self._nodes.log_tail('policy')}") from error
+
+    def change_scene(self, number: int | None = None) -> None:
+        """Arm in its start pose, blocks as in scene ``number`` or the next one, a filter that starts from there."""
+        operator, judge, samples = self.operator, self.judge, self.watcher.trace.samples
+        if number is not None:
+            operator.set_parameters("sim", seed=number)
+        resets = judge.resets
+        operator.trigger("sim/reset")
+        self.wait("the scene", lambda: judge.resets > resets and number in (None, judge.scene))
+        operator.trigger("safety_filter/stop")
+        count = len(samples)
+        self.wait("the arm's new place", lambda: len(samples) >= count + _SETTLED)
+        self.reset_filter()
+
+    def reset_filter(self) -> None:
+        """What the filter has to hear before comes by topic, this by service: ask until it has heard."""
+        deadline = time.monotonic() + _SOON
+        while not (answer := self.operator.trigger("safety_filter/reset"))[0]:
+            if time.monotonic() > deadline:
+                raise OpenVLAError(f"the safety filter could not be reset: {answer[1]}")
+            time.sleep(0.05)
