@@ -20,7 +20,7 @@ from openvla_ros.nodes._operator import Operator
 from openvla_ros.recording.video import VideoWriter
 
 # One after the other in one scene: a lifted block is let go for the next one. The plate holds one block.
-INSTRUCTIONS = ("lift the green block", "lift the blue block", "put the red block on the plate")
+INSTRUCTIONS = ("lift the green block", "put the red block on the plate", "lift the blue block")
 
 
 class Scenario:
