@@ -51,6 +51,6 @@ class Watcher:
             caption = [
                 self.instruction or "(no instruction)",
                 f"{self.mode.replace('_', '-') or 'no'} control, filter {self.state}{why}",
-                "; ".join(f"{told.instruction}: {verdict(told)}" for _, told in self.trials[-2:]),
+                "; ".join(f"{told.instruction}: {verdict(told)}" for mode, told in self.trials if mode == self.mode),
             ]
             self._video.write(image, _convert.seconds(message.header.stamp), caption)
