@@ -17,12 +17,13 @@ import openvla_ros.msg as ours
 from openvla_ros.bringup.graph import GraphSpec, sim
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.demo.stage import Stage
-from openvla_ros.errors import ConfigError
+from openvla_ros.errors import ConfigError, OpenVLAError
 from openvla_ros.experiments.evaluation import PICTURE, Evaluation, EvaluationSettings, Trial, Tried, conclude, trials
 from openvla_ros.experiments.rollout import Outcome
 from openvla_ros.images import RGB
 from openvla_ros.nodes import _convert, _qos
 from openvla_ros.nodes._operator import Operator
+from openvla_ros.recording.provenance import Provenance
 
 
 def evaluate_graph(
@@ -42,6 +43,7 @@ def evaluate_graph(
             one = trier.attempt(trial, settings)
             progress(one)
             tried.append(one)
+        trier.wait_for_recording(episodes / _name(tried[-1].trial))
         return conclude(settings, trier.described, tried), tried
 
 
@@ -88,7 +90,7 @@ class _Trier:
         """One trial, from a reset of the scene to its judgement."""
         operator, judge, trace = self._stage.operator, self._stage.judge, self._stage.watcher.trace
         self._stage.change_scene(trial.scene)
-        name = f"{trial.index:04d}"
+        name = _name(trial)
         start = ours.Episode(event=ours.Episode.START, episode_id=name, instruction=trial.instruction)
         self._episode.publish(start)
         operator.instruct(trial.instruction)
@@ -109,9 +111,24 @@ class _Trier:
         spans = (step.span("inference_started", "inference_ended") for step in steps)
         return Tried(trial, outcome, self._picture(), [span for span in spans if span is not None])
 
+    def wait_for_recording(self, episode: Path) -> None:
+        """Let the recorder write an episode's end. Where it can't, it has said so, and the trials count anyway."""
+
+        def is_complete() -> bool:
+            file = episode / "episode.json"
+            return file.is_file() and Provenance.from_json(file.read_text(), str(file)).complete
+
+        with contextlib.suppress(OpenVLAError):
+            self._stage.wait("the end of the recording", is_complete)
+
     def _picture(self) -> RGB:
         assert self._image is not None
         return cv2.resize(_convert.rgb(self._image), PICTURE, interpolation=cv2.INTER_AREA).astype("uint8")
+
+
+def _name(trial: Trial) -> str:
+    """Of its episode."""
+    return f"{trial.index:04d}"
 
 
 def _judged(name: str, outcome: Outcome) -> ours.Episode:
