@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,3 +23,9 @@ def open_operator(args: argparse.Namespace) -> Operator:
 
     os.environ.update(environment())
     return Operator(domain=args.domain, namespace=args.namespace)
+
+
+def choose_domain(domain: int | None) -> int:
+    """The ROS domain that was asked for, or a random one: a graph of one's own moves nothing else."""
+    # Fast DDS's ports for domains above 101 lie in the range of Linux's ephemeral ports.
+    return random.randint(1, 101) if domain is None else domain

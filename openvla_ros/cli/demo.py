@@ -8,7 +8,6 @@ output folder.
 from __future__ import annotations
 
 import argparse
-import random
 from pathlib import Path
 
 HELP = "the whole graph on the simulated arm, with a report"
@@ -31,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     import os
 
     from openvla_ros.bringup.graph import sim
+    from openvla_ros.cli._graph import choose_domain
     from openvla_ros.demo.scenario import run_scenario
 
     output = args.output.resolve()
@@ -38,8 +38,6 @@ def run(args: argparse.Namespace) -> int:
     graph = graph.with_parameters("recorder", episodes=str(output / "episodes"))
     if args.checkpoint:
         graph = graph.with_parameters("policy", checkpoint=args.checkpoint, unnorm_key=args.unnorm_key)
-    # Fast DDS's ports for domains above 101 lie in the range of Linux's ephemeral ports.
-    domain = args.domain if args.domain is not None else random.randint(1, 101)
-    os.environ["ROS_DOMAIN_ID"] = str(domain)
+    os.environ["ROS_DOMAIN_ID"] = str(choose_domain(args.domain))
     run_scenario(graph, args.seconds, output)
     return 0

@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _through_the_graph(args: argparse.Namespace, settings: EvaluationSettings, console: Console) -> int:
     import os
-    import random
 
+    from openvla_ros.cli._graph import choose_domain
     from openvla_ros.demo.evaluation import evaluate_graph
     from openvla_ros.errors import ConfigError
     from openvla_ros.experiments.evaluation import save
@@ -102,8 +102,7 @@ def _through_the_graph(args: argparse.Namespace, settings: EvaluationSettings, c
     if any(made_up.values()):
         given = ", ".join(name for name, is_given in made_up.items() if is_given)
         raise ConfigError(f"{given}: in the graph latency, camera and processes are the real ones; leave it out")
-    # Fast DDS's ports for domains above 101 lie in the range of Linux's ephemeral ports.
-    os.environ["ROS_DOMAIN_ID"] = str(args.domain if args.domain is not None else random.randint(1, 101))
+    os.environ["ROS_DOMAIN_ID"] = str(choose_domain(args.domain))
     with _progress(console, settings.episodes) as update:
         result, tried = evaluate_graph(settings, args.output.resolve(), update)
     save(result, tried, args.output)

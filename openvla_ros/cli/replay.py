@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openvla_ros.cli._graph import add_graph_arguments, open_operator
+from openvla_ros.cli._graph import add_graph_arguments, choose_domain, open_operator
 
 if TYPE_CHECKING:
     from openvla_ros.bringup.processes import Processes
@@ -133,15 +133,13 @@ def _on_arm(args: argparse.Namespace, episode: Episode, output: Path) -> int:
 def _simulation(args: argparse.Namespace, plan: Plan, output: Path) -> Processes:
     """The simulation's processes, without policy and recorder, in a ROS domain of its own."""
     import os
-    import random
 
     from openvla_ros.bringup.graph import sim
     from openvla_ros.bringup.processes import Processes
 
     scene = {name: value for name, value in (("seed", plan.seed), ("scene", plan.scene)) if value is not None}
     graph = sim().without("policy").without("recorder").with_parameters("sim", **scene)
-    # Fast DDS's ports for domains above 101 lie in the range of Linux's ephemeral ports.
-    args.domain = args.domain if args.domain is not None else random.randint(1, 101)
+    args.domain = choose_domain(args.domain)
     args.namespace = graph.namespace
     os.environ["ROS_DOMAIN_ID"] = str(args.domain)
     return Processes(graph, log_dir=output / "log")

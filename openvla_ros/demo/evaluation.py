@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 import openvla_ros.msg as ours
@@ -50,8 +49,6 @@ def evaluate_graph(
 def _graph(settings: EvaluationSettings, episodes: Path) -> GraphSpec:
     chosen = settings.policy.model_dump(exclude_none=True)
     graph = sim().with_parameters("policy", autostart=False, mode=settings.mode, **chosen)
-    if settings.policy.checkpoint is not None and settings.policy.unnorm_key is None:
-        graph = graph.with_parameters("policy", unnorm_key="")
     graph = graph.with_parameters("sim", seed=settings.first_scene)
     return graph.with_parameters("recorder", episodes=str(episodes), record="request", max_total_gb=0.0)
 
@@ -71,20 +68,15 @@ class _Trier:
     def __init__(self, stage: Stage) -> None:
         self.described: dict[str, Any] = {}
         self._stage = stage
-        self._image: Image | None = None
         self._episode = stage.operator.node.create_publisher(ours.Episode, "episode", _qos.LATCHED)
-        stage.operator.watch(Image, "image", _qos.CAMERA, self._on_image)
         stage.operator.watch(String, "policy_info", _qos.LATCHED, self._on_policy_info)
-
-    def _on_image(self, message: Image) -> None:
-        self._image = message
 
     def _on_policy_info(self, message: String) -> None:
         self.described = json.loads(message.data)
 
     def start(self) -> None:
         self._stage.start()
-        self._stage.wait("what the policy says of itself", lambda: bool(self.described) and self._image is not None)
+        self._stage.wait("what the policy says of itself", lambda: bool(self.described))
 
     def attempt(self, trial: Trial, settings: EvaluationSettings) -> Tried:
         """One trial, from a reset of the scene to its judgement."""
@@ -122,8 +114,9 @@ class _Trier:
             self._stage.wait("the end of the recording", is_complete)
 
     def _picture(self) -> RGB:
-        assert self._image is not None
-        return cv2.resize(_convert.rgb(self._image), PICTURE, interpolation=cv2.INTER_AREA).astype("uint8")
+        image = self._stage.watcher.image
+        assert image is not None  # the stage has waited for the first
+        return cv2.resize(_convert.rgb(image), PICTURE, interpolation=cv2.INTER_AREA).astype("uint8")
 
 
 def _name(trial: Trial) -> str:

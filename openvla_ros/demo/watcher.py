@@ -20,6 +20,7 @@ class Watcher:
         self.trace = Trace()
         self.mode = ""
         self.instruction = ""
+        self.image: Image | None = None  # the newest
         self.state = "waiting"
         self.trials: Trials = []
         self.reasons: list[str] = []
@@ -42,6 +43,7 @@ class Watcher:
 
     def _on_image(self, message: Image) -> None:
         self.trace.images += 1
+        self.image = message
         if self._video is not None:
             try:
                 image = _convert.rgb(message)

@@ -153,6 +153,7 @@ def test_the_stop_signal_holds_the_arm_also_while_the_filter_is_busy(domain: int
                 return bool(select.select([filter_.stdout], [], [], 0.01)[0])
 
             arm.wait(busy)
+            assert filter_.stdout.readline() == "busy\n"
             filter_.send_signal(signal.SIGUSR1)
             arm.wait(lambda: arm.commands[-1].kind == ours.SafeCommand.HOLD)
             assert arm.statuses[-1].state != ours.SafetyStatus.STOPPED  # it is busy still
