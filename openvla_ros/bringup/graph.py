@@ -27,6 +27,7 @@ class NodeSpec:
     parameter_files: tuple[Path, ...] = ()
     remappings: dict[str, str] = field(default_factory=dict)
     lifecycle: bool = False
+    environment: dict[str, str] = field(default_factory=dict)  # over the graph's
 
 
 @dataclass(frozen=True)
@@ -95,18 +96,32 @@ ARGUMENTS = (
 )
 
 
+_PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
+_LARGE, _SAFE = "fastdds.xml", "fastdds_udp.xml"
+
+
 def environment() -> dict[str, str]:
-    """What every node process needs, unless the user has set it: the DDS profile that carries camera images."""
-    wanted = {"FASTRTPS_DEFAULT_PROFILES_FILE": str(config_file("fastdds.xml"))}
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+    """What every process needs, unless the user has set it: the DDS profile that carries camera images."""
+    return _profile(_LARGE)
+
+
+def _profile(name: str) -> dict[str, str]:
+    """The DDS profile ``name``, or the one that the user has set."""
+    ours = {file: str(config_file(file)) for file in (_LARGE, _SAFE)}
+    theirs = os.environ.get(_PROFILES, "")
+    return {_PROFILES: ours[name] if theirs in ("", *ours.values()) else theirs}
 
 
 def _control_nodes(params: Path, checkpoint: str) -> tuple[NodeSpec, ...]:
-    """What every robot's graph has in common: policy, safety filter, driver, recorder."""
+    """What every robot's graph has in common: policy, safety filter, driver, recorder.
+
+    Filter and driver, which hear no image, hear an e-stop whatever was killed and started again: no shared memory.
+    """
+    safe = _profile(_SAFE)
     return (
         NodeSpec("policy", "policy_node", {"checkpoint": checkpoint}, (params,), lifecycle=True),
-        NodeSpec("safety_filter", "safety_filter_node", parameter_files=(params,)),
-        NodeSpec("arm_driver", "arm_driver_node", parameter_files=(params,)),
+        NodeSpec("safety_filter", "safety_filter_node", parameter_files=(params,), environment=safe),
+        NodeSpec("arm_driver", "arm_driver_node", parameter_files=(params,), environment=safe),
         NodeSpec("recorder", "recorder_node", parameter_files=(params,)),
     )
 

@@ -78,7 +78,7 @@ class Processes:
             with _interrupt_later():
                 self._running[name] = subprocess.Popen(
                     command,
-                    env=self._env,
+                    env={**self._env, **spec.environment},
                     cwd="/",
                     stdin=subprocess.DEVNULL,
                     stdout=output,

@@ -43,6 +43,7 @@ def _nodes(context: LaunchContext, graph: GraphSpec) -> list[Any]:
             namespace=given.get("namespace", graph.namespace),
             parameters=[*map(str, spec.parameter_files), _typed(spec.parameters)],
             remappings=list(spec.remappings.items()),
+            additional_env=spec.environment,
             output="screen",
         )
         for spec in graph.nodes

@@ -16,6 +16,8 @@ import pytest
 from fault_bench import Bench, relayed_graph
 from graph_harness import Running, run_graph
 
+from openvla_ros.robots.description import load_robot
+
 ACTIVE, HOLDING, STOPPED = ours.SafetyStatus.ACTIVE, ours.SafetyStatus.HOLDING, ours.SafetyStatus.STOPPED
 MOTION = 0.2  # s of a motion in non-blocking control: what the arm was told last, it ends
 FILTER_TIMEOUT = 0.2
@@ -121,7 +123,8 @@ def test_arm_hangs(bench: Bench) -> None:
         bench.wait_to_hear("arm_driver", "no joint states")
         bench.speeds.clear()
     bench.wait_for_motion()
-    assert max(speed for _, speed in bench.speeds) < 2.0  # it goes on, it does not leap after what it missed
+    # It ends the one motion that it was in; a queue of missed ones would be carried out faster than its joints may turn.
+    assert max(speed for _, speed in bench.speeds) < load_robot("wx250s").max_velocity.min()
 
 
 def test_camera_killed(bench: Bench) -> None:

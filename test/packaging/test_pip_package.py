@@ -41,7 +41,9 @@ def server(tmp_path_factory) -> Path:
     return environment
 
 
-@pytest.mark.parametrize("file", ["config/sim.yaml", "config/fastdds.xml", "resource/openvla-blocks/model.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["config/sim.yaml", "config/fastdds_udp.xml", "resource/openvla-blocks/model.safetensors"]
+)
 def test_code_finds_its_files(server, file):
     """A wheel without its data files installs without complaint and fails at the robot."""
     code = "from openvla_ros.paths import share_dir; print(share_dir())"

@@ -7,14 +7,17 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 
 from openvla_ros.bringup.graph import GraphSpec, environment, sim
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.demo.watcher import Watcher
+from openvla_ros.errors import OpenVLAError
+from openvla_ros.nodes import _qos
 from openvla_ros.nodes._operator import Operator
 
 START_TIMEOUT = 90.0
@@ -52,6 +55,15 @@ class Running:
     watcher: Watcher
     domain: int
     log_dir: Path
+    said: dict[str, str] = field(default_factory=dict)  # the last diagnostic by node
+
+    def __post_init__(self) -> None:
+        self.operator.watch(DiagnosticArray, "/diagnostics", _qos.STREAM, self._on_diagnostics)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = ", ".join(f"{v.key} {v.value}" for v in status.values)
+            self.said[status.name] = f"{status.message} ({values})"
 
     def wait(self, what: str, condition: Callable[[], bool], timeout: float = 20.0) -> None:
         """Wait for messages that make ``condition`` true; a node that has ended fails the test with its log."""
@@ -60,7 +72,11 @@ class Running:
             self.nodes.check()
             return condition()
 
-        self.operator.wait_for(what, checked, timeout)
+        try:
+            self.operator.wait_for(what, checked, timeout)
+        except OpenVLAError as error:
+            logs = "".join(self.nodes.log_tail(node.name) for node in self.graph.nodes)
+            raise OpenVLAError(f"{error}; diagnostics: {self.said}{logs}") from error
 
     def start_afresh(self) -> None:
         """Arm in its start pose, another scene, and a filter whose target is the measured pose."""
