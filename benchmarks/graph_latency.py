@@ -30,7 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from sensor_msgs.msg import Image
 
-from openvla_ros.bringup.graph import environment, sim
+from openvla_ros.bringup.dds import local_environment
+from openvla_ros.bringup.graph import sim
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.demo.watcher import Watcher
 from openvla_ros.nodes import _convert, _qos
@@ -179,9 +180,7 @@ def main() -> None:
         with suppress(KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
             ROLES[args.role]()
         return
-    os.environ.update(environment())
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 101))
+    os.environ.update(local_environment(random.randint(1, 101)))
     plain, plain_lost = measure_plain(args.seconds)
     ours_total, ours_hops, ours_lost = measure_graph(args.seconds)
     base = np.percentile(plain, 50)

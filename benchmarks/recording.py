@@ -201,11 +201,10 @@ def main() -> int:
 
 
 def report(seconds: float, cores: int) -> None:
-    from openvla_ros.bringup.graph import environment
+    from openvla_ros.bringup.dds import local_environment
 
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
-    os.environ |= {"ROS_DOMAIN_ID": str(random.randint(1, 101)), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    os.environ |= environment()
+    os.environ |= local_environment(random.randint(1, 101))
     print(f"{len(CAMERAS)} cameras, 640x480 rgb8 at {HZ:g} Hz for {seconds:g} s")
     print(f"{machine_line(('mcap', 'rosbags', 'numpy'))}\n")
     print("| recorder | sent | achieved Hz | lost | CPU, % of a core | bag, MB/s |")

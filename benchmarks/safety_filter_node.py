@@ -23,7 +23,7 @@ import openvla_ros.msg as ours
 from _report import machine_line
 from geometry_msgs.msg import Vector3
 
-from openvla_ros.bringup.graph import environment
+from openvla_ros.bringup.dds import local_environment
 from openvla_ros.nodes import _convert, _qos, _spin, _timer
 from openvla_ros.nodes._operator import Operator
 from openvla_ros.nodes.safety_filter_node import SafetyFilterNode
@@ -153,10 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presses", type=int, default=200, help="of the e-stop, for each load")
     presses = parser.parse_args().presses
-    os.environ |= environment() | {
-        "ROS_DOMAIN_ID": str(random.SystemRandom().randint(1, 101)),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    }
+    os.environ |= local_environment(random.SystemRandom().randint(1, 101))
     print(machine_line(("numpy", "mujoco", "rclpy")))
     print(f"{'':6}{'e-stop to hold [ms]':>27}{f'timer at {TICK_HZ:.0f} Hz: ticks and gaps [ms]':>54}")
     names = ("p50", "p99", "max", "due", "missing", "late", "p50", "p99", "max")

@@ -41,23 +41,33 @@ def fingerprint(data: bytes | memoryview) -> int:
     return zlib.crc32((buffer if buffer.size < 2**16 else buffer[::61]).tobytes())
 
 
-def decode_raw(encoding: str, height: int, width: int, step: int, data: bytes | memoryview) -> RGB:
-    """A sensor_msgs/Image buffer as (H, W, 3) uint8 RGB.
+def check_raw(encoding: str, height: int, width: int, step: int, size: int) -> int:
+    """How many channels a sensor_msgs/Image with a buffer of ``size`` bytes has; ``step``: bytes in one row.
 
-    step: bytes in one row, row padding included. For rgb8 the result is a view of ``data``.
     Raises ImageError for an unknown encoding, an empty image or a buffer of another size than height * step.
     """
     if encoding not in _ENCODINGS:
         raise ImageError(f"image encoding '{encoding}' is not one of {', '.join(ENCODINGS)}")
-    channels, to_rgb = _ENCODINGS[encoding]
-    buffer = np.frombuffer(data, dtype=np.uint8)
+    channels, _ = _ENCODINGS[encoding]
     if height <= 0 or width <= 0:
         raise ImageError(f"the image is empty: {width} x {height} pixels")
-    if step < width * channels or buffer.size != height * step:
+    if step < width * channels or size != height * step:
         raise ImageError(
-            f"image buffer of {buffer.size} bytes does not fit {width} x {height} {encoding} with {step} bytes a row "
+            f"image buffer of {size} bytes does not fit {width} x {height} {encoding} with {step} bytes a row "
             f"(a row needs at least {width * channels}, the buffer exactly height * step = {height * step})"
         )
+    return channels
+
+
+def decode_raw(encoding: str, height: int, width: int, step: int, data: bytes | memoryview) -> RGB:
+    """A sensor_msgs/Image buffer as (H, W, 3) uint8 RGB.
+
+    step: bytes in one row, row padding included. For rgb8 the result is a view of ``data``.
+    Raises ImageError, as ``check_raw`` does.
+    """
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    channels = check_raw(encoding, height, width, step, buffer.size)
+    _, to_rgb = _ENCODINGS[encoding]
     rows = buffer.reshape(height, step)[:, : width * channels]
     return to_rgb(rows.reshape(height, width, channels) if step == width * channels else _unpad(rows, width, channels))
 

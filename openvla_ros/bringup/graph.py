@@ -1,11 +1,10 @@
-"""The one description of each graph: which nodes, with which parameters, topics and environment.
+"""The one description of each graph: which nodes, with which parameters and topics.
 
 `ros2 launch` (launch/*.launch.py) and `openvla-ros` (bringup/processes.py) both start what stands here.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,15 +26,14 @@ class NodeSpec:
     parameter_files: tuple[Path, ...] = ()
     remappings: dict[str, str] = field(default_factory=dict)
     lifecycle: bool = False
-    environment: dict[str, str] = field(default_factory=dict)  # over the graph's
+    images: bool = False  # takes or gives camera images: bringup/dds.py
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """The nodes of one graph and the environment that they share. Names and topics are relative to ``namespace``."""
+    """The nodes of one graph. Names and topics are relative to ``namespace``."""
 
     nodes: tuple[NodeSpec, ...]
-    environment: dict[str, str]
     namespace: str = ""
 
     def with_parameters(self, node: str, **parameters: Any) -> GraphSpec:
@@ -96,33 +94,13 @@ ARGUMENTS = (
 )
 
 
-_PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
-_LARGE, _SAFE = "fastdds.xml", "fastdds_udp.xml"
-
-
-def environment() -> dict[str, str]:
-    """What every process needs, unless the user has set it: the DDS profile that carries camera images."""
-    return _profile(_LARGE)
-
-
-def _profile(name: str) -> dict[str, str]:
-    """The DDS profile ``name``, or the one that the user has set."""
-    ours = {file: str(config_file(file)) for file in (_LARGE, _SAFE)}
-    theirs = os.environ.get(_PROFILES, "")
-    return {_PROFILES: ours[name] if theirs in ("", *ours.values()) else theirs}
-
-
 def _control_nodes(params: Path, checkpoint: str) -> tuple[NodeSpec, ...]:
-    """What every robot's graph has in common: policy, safety filter, driver, recorder.
-
-    Filter and driver, which hear no image, hear an e-stop whatever was killed and started again: no shared memory.
-    """
-    safe = _profile(_SAFE)
+    """What every robot's graph has in common: policy, safety filter, driver, recorder."""
     return (
-        NodeSpec("policy", "policy_node", {"checkpoint": checkpoint}, (params,), lifecycle=True),
-        NodeSpec("safety_filter", "safety_filter_node", parameter_files=(params,), environment=safe),
-        NodeSpec("arm_driver", "arm_driver_node", parameter_files=(params,), environment=safe),
-        NodeSpec("recorder", "recorder_node", parameter_files=(params,)),
+        NodeSpec("policy", "policy_node", {"checkpoint": checkpoint}, (params,), lifecycle=True, images=True),
+        NodeSpec("safety_filter", "safety_filter_node", parameter_files=(params,)),
+        NodeSpec("arm_driver", "arm_driver_node", parameter_files=(params,)),
+        NodeSpec("recorder", "recorder_node", parameter_files=(params,), images=True),
     )
 
 
@@ -130,13 +108,13 @@ def sim() -> GraphSpec:
     """The whole graph on the simulated WidowX 250 S. Parameters: config/sim.yaml."""
     params = config_file("sim.yaml")
     control = _control_nodes(params, str(resource_file("openvla-blocks")))
-    simulation = NodeSpec("sim", "sim_node", parameter_files=(params,))
-    return GraphSpec((simulation, *control), environment())
+    simulation = NodeSpec("sim", "sim_node", parameter_files=(params,), images=True)
+    return GraphSpec((simulation, *control))
 
 
 def wx250s() -> GraphSpec:
     """A real WidowX 250 S, driven through its ros2_control trajectory controllers. Parameters: config/wx250s.yaml."""
-    return GraphSpec(_control_nodes(config_file("wx250s.yaml"), "openvla/openvla-7b"), environment(), "wx250s")
+    return GraphSpec(_control_nodes(config_file("wx250s.yaml"), "openvla/openvla-7b"), "wx250s")
 
 
 GRAPHS: dict[str, Callable[[], GraphSpec]] = {"sim": sim, "wx250s": wx250s}

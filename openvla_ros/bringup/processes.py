@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from openvla_ros.bringup.dds import environment
 from openvla_ros.bringup.graph import GraphSpec, NodeSpec
 from openvla_ros.errors import OpenVLAError
 
@@ -45,7 +46,7 @@ class Processes:
         self._graph = graph
         self._log_dir = log_dir
         parent = {DIE_WITH_PARENT: str(os.getpid())}  # see nodes/_spin.py: no node outlives us, however we end
-        self._env = {**os.environ, **graph.environment, **parent, **(extra_env or {})}
+        self._env = {**parent, **(extra_env or {})}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:
@@ -78,7 +79,7 @@ class Processes:
             with _interrupt_later():
                 self._running[name] = subprocess.Popen(
                     command,
-                    env={**self._env, **spec.environment},
+                    env={**os.environ, **environment(spec.images), **self._env},
                     cwd="/",
                     stdin=subprocess.DEVNULL,
                     stdout=output,

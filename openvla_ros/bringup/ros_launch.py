@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from openvla_ros.bringup.dds import environment
 from openvla_ros.bringup.graph import ARGUMENTS, GraphSpec
 
 if TYPE_CHECKING:
@@ -13,14 +14,13 @@ if TYPE_CHECKING:
 def describe(graph: GraphSpec) -> LaunchDescription:
     """The launch description of ``graph`` with a launch argument for each of ARGUMENTS. Needs launch, launch_ros."""
     from launch import LaunchDescription
-    from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
     arguments = [a for a in ARGUMENTS if a.fits(graph)]
     return LaunchDescription(
         [
             DeclareLaunchArgument("namespace", default_value=graph.namespace, description="namespace of all nodes"),
             *(DeclareLaunchArgument(a.name, default_value="", description=a.description) for a in arguments),
-            *(SetEnvironmentVariable(name, value) for name, value in graph.environment.items()),
             OpaqueFunction(function=_nodes, args=[graph]),
         ]
     )
@@ -43,7 +43,7 @@ def _nodes(context: LaunchContext, graph: GraphSpec) -> list[Any]:
             namespace=given.get("namespace", graph.namespace),
             parameters=[*map(str, spec.parameter_files), _typed(spec.parameters)],
             remappings=list(spec.remappings.items()),
-            additional_env=spec.environment,
+            additional_env=environment(spec.images),
             output="screen",
         )
         for spec in graph.nodes

@@ -18,7 +18,7 @@ def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_operator(args: argparse.Namespace) -> Operator:
     """An operator in the graph that the arguments name, on the transport that the graph uses."""
-    from openvla_ros.bringup.graph import environment
+    from openvla_ros.bringup.dds import environment
     from openvla_ros.nodes._operator import Operator
 
     os.environ.update(environment())

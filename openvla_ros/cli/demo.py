@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import os
 
+    from openvla_ros.bringup.dds import local_environment
     from openvla_ros.bringup.graph import sim
     from openvla_ros.cli._graph import choose_domain
     from openvla_ros.demo.scenario import run_scenario
@@ -38,6 +39,6 @@ def run(args: argparse.Namespace) -> int:
     graph = graph.with_parameters("recorder", episodes=str(output / "episodes"))
     if args.checkpoint:
         graph = graph.with_parameters("policy", checkpoint=args.checkpoint, unnorm_key=args.unnorm_key)
-    os.environ["ROS_DOMAIN_ID"] = str(choose_domain(args.domain))
+    os.environ.update(local_environment(choose_domain(args.domain)))
     run_scenario(graph, args.seconds, output)
     return 0

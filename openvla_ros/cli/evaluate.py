@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
 def _through_the_graph(args: argparse.Namespace, settings: EvaluationSettings, console: Console) -> int:
     import os
 
+    from openvla_ros.bringup.dds import local_environment
     from openvla_ros.cli._graph import choose_domain
     from openvla_ros.demo.evaluation import evaluate_graph
     from openvla_ros.errors import ConfigError
@@ -102,7 +103,7 @@ def _through_the_graph(args: argparse.Namespace, settings: EvaluationSettings, c
     if any(made_up.values()):
         given = ", ".join(name for name, is_given in made_up.items() if is_given)
         raise ConfigError(f"{given}: in the graph latency, camera and processes are the real ones; leave it out")
-    os.environ["ROS_DOMAIN_ID"] = str(choose_domain(args.domain))
+    os.environ.update(local_environment(choose_domain(args.domain)))
     with _progress(console, settings.episodes) as update:
         result, tried = evaluate_graph(settings, args.output.resolve(), update)
     save(result, tried, args.output)

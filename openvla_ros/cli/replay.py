@@ -134,6 +134,7 @@ def _simulation(args: argparse.Namespace, plan: Plan, output: Path) -> Processes
     """The simulation's processes, without policy and recorder, in a ROS domain of its own."""
     import os
 
+    from openvla_ros.bringup.dds import local_environment
     from openvla_ros.bringup.graph import sim
     from openvla_ros.bringup.processes import Processes
 
@@ -141,7 +142,7 @@ def _simulation(args: argparse.Namespace, plan: Plan, output: Path) -> Processes
     graph = sim().without("policy").without("recorder").with_parameters("sim", **scene)
     args.domain = choose_domain(args.domain)
     args.namespace = graph.namespace
-    os.environ["ROS_DOMAIN_ID"] = str(args.domain)
+    os.environ.update(local_environment(args.domain))
     return Processes(graph, log_dir=output / "log")
 
 

@@ -13,6 +13,7 @@ import cv2
 from std_msgs.msg import String
 
 import openvla_ros.msg as ours
+from openvla_ros.bringup.dds import environment
 from openvla_ros.bringup.graph import GraphSpec, sim
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.demo.stage import Stage
@@ -55,7 +56,7 @@ def _graph(settings: EvaluationSettings, episodes: Path) -> GraphSpec:
 
 @contextlib.contextmanager
 def _running(graph: GraphSpec, log: Path) -> Iterator[_Trier]:
-    os.environ.update(graph.environment)  # for the operator's own DDS participant
+    os.environ.update(environment(images=True))  # for the operator's own DDS participant
     with Processes(graph, log_dir=log) as nodes, Operator() as operator:
         trier = _Trier(Stage(nodes, operator))
         trier.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from openvla_ros.bringup.dds import environment
 from openvla_ros.bringup.graph import GraphSpec
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.demo import report
@@ -107,7 +108,7 @@ def run_scenario(graph: GraphSpec, seconds: float, output: Path) -> None:
     """Run the demo on ``graph`` and write its report to ``output``. ROS_DOMAIN_ID says where."""
     console = Console()
     output.mkdir(parents=True, exist_ok=True)
-    os.environ.update(graph.environment)  # for the operator's own DDS participant
+    os.environ.update(environment(images=True))  # for the operator's own DDS participant
     console.print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}; logs, video and plot go to {output}")
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(VideoWriter(output / "video.mp4"))

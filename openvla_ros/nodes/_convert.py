@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Quaternion, Twist, Vector3
@@ -109,6 +112,15 @@ def trajectory_msg(trajectory: ArmTrajectory) -> JointTrajectory:
     return message
 
 
+def check(message: Image | CompressedImage) -> None:
+    """Raises images.ImageError where one can tell without decoding that ``rgb`` would."""
+    if isinstance(message, Image):
+        if message.encoding in images.ENCODINGS:
+            images.check_raw(message.encoding, message.height, message.width, message.step, len(message.data))
+        else:
+            _cv_bridge(message.encoding)
+
+
 def rgb(message: Image | CompressedImage) -> images.RGB:
     """An image message as (H, W, 3) uint8 RGB; cv_bridge does the encodings that images.py does not know.
 
@@ -116,14 +128,19 @@ def rgb(message: Image | CompressedImage) -> images.RGB:
     """
     if isinstance(message, CompressedImage) or message.encoding in images.ENCODINGS:
         return messages.rgb(message)
+    cv_bridge = _cv_bridge(message.encoding)
     try:
-        from cv_bridge import CvBridge, CvBridgeError
+        return np.asarray(cv_bridge.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8"))
+    except cv_bridge.CvBridgeError as error:
+        raise images.ImageError(f"image encoding '{message.encoding}' can't be turned into RGB: {error}") from None
+
+
+def _cv_bridge(encoding: str) -> Any:
+    """The module cv_bridge. Raises images.ImageError where it is missing."""
+    try:
+        return importlib.import_module("cv_bridge")
     except ImportError:
         raise images.ImageError(
-            f"image encoding '{message.encoding}' is not one of {', '.join(images.ENCODINGS)}; "
+            f"image encoding '{encoding}' is not one of {', '.join(images.ENCODINGS)}; "
             "for others install cv_bridge (Debian package ros-$ROS_DISTRO-cv-bridge), or set the camera to rgb8"
         ) from None
-    try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8"))
-    except CvBridgeError as error:
-        raise images.ImageError(f"image encoding '{message.encoding}' can't be turned into RGB: {error}") from None

@@ -30,7 +30,6 @@ from std_srvs.srv import Trigger
 
 from openvla_ros.errors import OpenVLAError
 from openvla_ros.nodes import _qos
-from openvla_ros.nodes._shared_memory import fresh_port
 
 T = TypeVar("T")
 
@@ -50,8 +49,7 @@ class Operator:
     def __init__(self, name: str = "operator", domain: int | None = None, namespace: str = "") -> None:
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
-        with fresh_port(self._context):
-            self.node = Node(f"{name}_{os.getpid()}", context=self._context, namespace=namespace)
+        self.node = Node(f"{name}_{os.getpid()}", context=self._context, namespace=namespace)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._changed = threading.Condition()

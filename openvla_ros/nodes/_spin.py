@@ -15,7 +15,6 @@ from rclpy.signals import SignalHandlerOptions
 
 from openvla_ros.errors import ConfigError, OpenVLAError
 from openvla_ros.nodes import _parameters, _timer
-from openvla_ros.nodes._shared_memory import fresh_port
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _ENDS = (signal.SIGINT, signal.SIGTERM)
@@ -66,8 +65,7 @@ def run(make: Callable[[], Node]) -> int:
     try:
         try:
             _init()
-            with fresh_port(rclpy.get_default_context()):
-                node = make()
+            node = make()
             _parameters.refuse_unknown(node)
         except OpenVLAError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)

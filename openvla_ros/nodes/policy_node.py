@@ -18,7 +18,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String
+from std_msgs.msg import Header, String
 
 import openvla_ros.msg as ours
 from openvla_ros.control.arrival import Outcome
@@ -83,7 +83,8 @@ class _Image:
 class PolicyNode(LifecycleNode):
     """In: ``image``, ``instruction``, ``arm_state``, ``safety_status``, ``episode``.
 
-    Out: ``action``, and ``policy_info``: what runs, as JSON.
+    Out: ``action``; ``observation``: the header of each image that can be used, while in control; ``policy_info``:
+    what runs, as JSON.
     """
 
     def __init__(self) -> None:
@@ -104,6 +105,7 @@ class PolicyNode(LifecycleNode):
         self._hung = False  # from when an inference takes too long until it returns, if it does
         self._last_error = ""
         self._inputs: list[Any] = []
+        self._observation = self.create_publisher(Header, "observation", _qos.HEARTBEAT)
         self._about = self.create_publisher(String, "policy_info", _qos.LATCHED)
         self.add_on_set_parameters_callback(self._on_parameters)
         if self._settings.autostart:
@@ -212,8 +214,18 @@ class PolicyNode(LifecycleNode):
         if self._loop is not None:
             now = self._now()
             stamp = _convert.seconds(message.header.stamp)
-            self._loop.on_frame(Frame(stamp, now, _Image(message, now), fingerprint(message.data)))
+            shows_now = self._loop.on_frame(Frame(stamp, now, _Image(message, now), fingerprint(message.data)))
+            if shows_now and self._is_readable(message):
+                self._observation.publish(message.header)
             self._poll()
+
+    def _is_readable(self, message: Image | CompressedImage) -> bool:
+        """As far as one can tell without decoding it. Why not is reported by the inference that fails on it."""
+        try:
+            _convert.check(message)
+        except ImageError:
+            return False
+        return not self._last_error
 
     def _on_instruction(self, message: String) -> None:
         self._instruction = message.data

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from std_msgs.msg import Bool, Empty
+from std_msgs.msg import Bool, Empty, Header
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
@@ -46,7 +46,7 @@ class NodeParameters(BaseModel):
 
 
 class SafetyFilterNode(Node):
-    """In: ``action``, ``arm_state``, ``e_stop``, ``heartbeat``. Services: ~/stop, ~/reset.
+    """In: ``action``, ``observation``, ``arm_state``, ``e_stop``, ``heartbeat``. Services: ~/stop, ~/reset.
 
     Out: ``command``, ``safety_status``, ``safety_markers``.
     """
@@ -72,6 +72,7 @@ class SafetyFilterNode(Node):
         self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, _qos.LATEST)
         self.create_subscription(Bool, "e_stop", self._on_e_stop, _qos.LATCHED)
         self.create_subscription(Empty, "heartbeat", self._on_heartbeat, _qos.HEARTBEAT)
+        self.create_subscription(Header, "observation", self._on_observation, _qos.HEARTBEAT)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._signal_guard = self.create_guard_condition(self._heed_signal)
@@ -126,6 +127,9 @@ class SafetyFilterNode(Node):
 
     def _on_heartbeat(self, _: Empty) -> None:
         self._filter.on_heartbeat(self._now())
+
+    def _on_observation(self, _: Header) -> None:
+        self._filter.on_observation(self._now())
 
     def _on_e_stop(self, message: Bool) -> None:
         now = self._now()

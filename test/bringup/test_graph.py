@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openvla_ros.bringup.graph import ARGUMENTS, GRAPHS, GraphSpec, environment
+from openvla_ros.bringup.graph import ARGUMENTS, GRAPHS, GraphSpec
 from openvla_ros.errors import ConfigError
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -72,13 +72,3 @@ def test_arguments_fit_where_their_node_is() -> None:
     fitting = {a.name for a in ARGUMENTS if a.fits(without)}
     assert {"checkpoint", "image"} <= fitting
     assert not {"seed", "episodes"} & fitting
-
-
-def test_the_dds_profile_carries_images_unless_the_user_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hazard: Fast DDS's own shared-memory segment is smaller than one image, and most are lost."""
-    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
-    profile = Path(environment()["FASTRTPS_DEFAULT_PROFILES_FILE"])
-    (size,) = re.findall(r"<segment_size>(\d+)</segment_size>", profile.read_text())
-    assert int(size) >= 8 * 640 * 480 * 3
-    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", "/mine.xml")
-    assert environment() == {"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}

@@ -10,6 +10,7 @@ import launch_stand_ins
 import pytest
 from launch_stand_ins import Launched, carry_out
 
+from openvla_ros.bringup.dds import environment
 from openvla_ros.bringup.graph import ARGUMENTS, GRAPHS, GraphSpec
 from openvla_ros.bringup.ros_launch import describe
 
@@ -26,7 +27,6 @@ def modules() -> Iterator[None]:
 
 
 def assert_same(launched: Launched, graph: GraphSpec) -> None:
-    assert launched.environment == graph.environment
     for started, spec in zip(launched.nodes, graph.nodes, strict=True):
         assert started.kind == ("LifecycleNode" if spec.lifecycle else "Node")
         assert (started.package, started.executable, started.name) == ("openvla_ros", spec.executable, spec.name)
@@ -34,6 +34,7 @@ def assert_same(launched: Launched, graph: GraphSpec) -> None:
         assert started.parameter_files == [str(f) for f in spec.parameter_files]
         assert started.parameters == spec.parameters
         assert started.remappings == spec.remappings
+        assert started.environment == environment(spec.images)
 
 
 @pytest.mark.parametrize("name", sorted(GRAPHS))
@@ -56,7 +57,7 @@ def test_arguments_change_the_graph_as_they_do_for_up() -> None:
     graph = GRAPHS["sim"]()
     for name in ("checkpoint", "seed", "image"):
         graph = graph.with_argument(name, given[name])
-    assert_same(launched, GraphSpec(graph.nodes, graph.environment, "left"))
+    assert_same(launched, GraphSpec(graph.nodes, "left"))
 
 
 def test_what_an_including_launch_file_has_set_does_no_harm() -> None:

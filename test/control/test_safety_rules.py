@@ -37,8 +37,15 @@ def at(x: float = 0.3, y: float = 0.0, z: float = 0.2) -> Pose:
 
 @scenario("Finite")
 def not_finite() -> None:
-    """Hazard: a NaN in the gripper passes every comparison."""
-    assert codes(Scene().step(gripper=math.nan)) == {"not_finite"}
+    """Hazard: a NaN in the gripper passes every comparison. Whoever says it may have been wrong just before, too."""
+    scene = Scene()
+    assert codes(scene.step(gripper=math.nan)) == {"not_finite"}
+    assert scene.step((0.01, 0, 0)).state is State.ACTIVE
+    decision = scene.step(gripper=math.nan, dt=0.05)
+    assert decision.state is State.HOLDING
+    assert decision.command is not None
+    assert decision.command.hold
+    assert scene.step(gripper=math.nan, dt=0.05).command is None  # once
 
 
 @scenario("Plausible")
@@ -266,6 +273,36 @@ def effort() -> None:
     assert "joint 4" in scene.filter.stop_reason
 
 
+@scenario("CameraSilence")
+def camera_silence() -> None:
+    """Hazard: the camera dies in mid-motion; the arm goes on blindly to where the last image sent it."""
+    scene = Scene(camera={"timeout_s": 0.15})
+    scene.filter.on_observation(scene.now)
+    scene.step((0.01, 0, 0), dt=0.1)
+    assert scene.tick(0.04).state is State.ACTIVE
+    decision = scene.tick(0.02)
+    assert decision.state is State.HOLDING
+    assert decision.command is not None
+    assert decision.command.hold
+    assert codes(decision) == {"camera", "no_arm_model", "watchdog"}
+    assert scene.tick(0.01).command is None  # once
+    scene.filter.on_observation(scene.now)
+    assert scene.step((0.01, 0, 0), dt=0.1).state is State.ACTIVE  # no latch
+
+
+@scenario("Camera")
+def camera() -> None:
+    """Hazard: an inference that was in flight when the camera died moves the arm after it was held."""
+    scene = Scene(camera={"timeout_s": 0.15})
+    assert scene.step((0.01, 0, 0)).verdict is Verdict.REFUSED  # never heard
+    scene.filter.on_observation(scene.now)
+    assert scene.step((0.01, 0, 0), dt=0.1).verdict is Verdict.ACCEPTED
+    scene.tick(0.1)
+    decision = scene.step((0.01, 0, 0), dt=0.1)
+    assert decision.verdict is Verdict.REFUSED
+    assert "camera" in codes(decision)
+
+
 @scenario("Deadman")
 def deadman() -> None:
     """Hazard: nobody is watching."""
@@ -313,7 +350,7 @@ def test_the_fastest_policy_is_no_flood() -> None:
         assert scene.step((0.0001, 0, 0), dt=0.01).state is State.ACTIVE
 
 
-REGISTRIES = {name: getattr(rules, name) for name in ("GATES", "LIMITS", "MONITORS")}
+REGISTRIES = {name: getattr(rules, name) for name in ("GATES", "LIMITS", "MONITORS", "PAUSES")}
 REGISTERED = {rule.__name__: (name, rule) for name, registered in REGISTRIES.items() for rule in registered}
 
 

@@ -37,7 +37,7 @@ def demo(output: Path, seconds: float) -> Iterator[tuple[subprocess.Popen[str], 
             stderr=subprocess.STDOUT,
             text=True,
             cwd=output,  # from the repository, `-m` would take its sources, which lack the generated messages
-            env={**os.environ, "COLUMNS": "160", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
+            env={**os.environ, "COLUMNS": "160"},
         )
         try:
             yield process, domain

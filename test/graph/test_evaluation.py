@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +38,6 @@ def evaluate(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ended = subprocess.run(
             [*command, "--output", str(output), *arguments],
             cwd="/",
-            env={**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
             capture_output=True,
             text=True,
             timeout=240,

@@ -18,7 +18,8 @@ from graph_harness import reserved_domain
 from rclpy.timer import Timer
 from sensor_msgs.msg import Image
 
-from openvla_ros.bringup.graph import NodeSpec, environment
+from openvla_ros.bringup.dds import local_environment
+from openvla_ros.bringup.graph import NodeSpec
 from openvla_ros.bringup.processes import ros_arguments
 from openvla_ros.errors import OpenVLAError
 from openvla_ros.nodes import _qos
@@ -78,8 +79,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     command = [sys.executable, str(SCRIPT), *ros_arguments(NodeSpec("policy", "policy_node", parameters))]
     with ExitStack() as stack:
         domain = stack.enter_context(reserved_domain())
-        local = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **environment()}
-        for name, value in local.items():
+        for name, value in local_environment(domain).items():
             stack.enter_context(pytest.MonkeyPatch.context()).setenv(name, value)
         process = stack.enter_context(subprocess.Popen(command, env=dict(os.environ), cwd="/"))
         stack.callback(process.kill)

@@ -42,7 +42,7 @@ def server(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "file", ["config/sim.yaml", "config/fastdds_udp.xml", "resource/openvla-blocks/model.safetensors"]
+    "file", ["config/sim.yaml", "config/fastdds_local.xml", "resource/openvla-blocks/model.safetensors"]
 )
 def test_code_finds_its_files(server, file):
     """A wheel without its data files installs without complaint and fails at the robot."""

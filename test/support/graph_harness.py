@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 
-from openvla_ros.bringup.graph import GraphSpec, environment, sim
+from openvla_ros.bringup.dds import local_environment
+from openvla_ros.bringup.graph import GraphSpec, sim
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.demo.watcher import Watcher
 from openvla_ros.errors import OpenVLAError
@@ -102,8 +103,7 @@ def run_graph(graph: GraphSpec, log_dir: Path, autoconfigure: bool = True) -> It
     """Start ``graph`` and wait until camera, arm and model are there. Nothing of it survives the context."""
     with ExitStack() as stack:
         domain = stack.enter_context(reserved_domain())
-        local = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-        for name, value in (environment() | local).items():
+        for name, value in local_environment(domain).items():
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             patch.setenv(name, value)
         nodes = stack.enter_context(Processes(graph, log_dir=log_dir))

@@ -25,9 +25,6 @@ class LaunchDescription(Recorded): ...
 class DeclareLaunchArgument(Recorded): ...
 
 
-class SetEnvironmentVariable(Recorded): ...
-
-
 class OpaqueFunction(Recorded): ...
 
 
@@ -52,6 +49,7 @@ class Started:
     parameter_files: list[str]
     parameters: dict[str, Any]
     remappings: dict[str, str]
+    environment: dict[str, str]
 
 
 @dataclass
@@ -59,7 +57,6 @@ class Launched:
     """A launch description, carried out as far as starting processes."""
 
     arguments: dict[str, str] = field(default_factory=dict)  # name -> default
-    environment: dict[str, str] = field(default_factory=dict)
     nodes: list[Started] = field(default_factory=list)
 
 
@@ -74,7 +71,6 @@ def install(patch: pytest.MonkeyPatch) -> None:
         "launch": {"LaunchDescription": LaunchDescription},
         "launch.actions": {
             "DeclareLaunchArgument": DeclareLaunchArgument,
-            "SetEnvironmentVariable": SetEnvironmentVariable,
             "OpaqueFunction": OpaqueFunction,
         },
         "launch_ros": {},
@@ -99,8 +95,6 @@ def _carry_out(description: LaunchDescription, given: dict[str, str]) -> Launche
             (name,), default = entity.args, entity.kwargs["default_value"]
             launched.arguments[name] = default
             context.launch_configurations.setdefault(name, default)
-        elif isinstance(entity, SetEnvironmentVariable):
-            launched.environment[entity.args[0]] = entity.args[1]
         else:
             nodes = entity.kwargs["function"](context, *entity.kwargs["args"])
             launched.nodes += [_started(type(n).__name__, n.kwargs) for n in nodes]
@@ -118,12 +112,13 @@ def _started(kind: str, kwargs: dict[str, Any]) -> Started:
         files,
         plain,
         dict(kwargs["remappings"]),
+        kwargs["additional_env"],
     )
 
 
 def _carry_out_real(description: Any, given: dict[str, str]) -> Launched:
     from launch import LaunchContext
-    from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+    from launch.actions import DeclareLaunchArgument
     from launch.utilities import perform_substitutions
 
     launched = Launched()
@@ -133,9 +128,6 @@ def _carry_out_real(description: Any, given: dict[str, str]) -> Launched:
         made = entity.visit(context) or []
         if isinstance(entity, DeclareLaunchArgument):
             launched.arguments[entity.name] = perform_substitutions(context, entity.default_value)
-        elif isinstance(entity, SetEnvironmentVariable):
-            name = perform_substitutions(context, entity.name)
-            launched.environment[name] = context.environment[name]
         else:
             launched.nodes += [_real_node(context, node) for node in made]
     return launched
@@ -143,7 +135,9 @@ def _carry_out_real(description: Any, given: dict[str, str]) -> Launched:
 
 def _real_node(context: Any, node: Any) -> Started:
     import yaml
+    from launch.utilities import perform_substitutions
 
+    extra = node.process_description.additional_env or []
     node._perform_substitutions(context)
     files, parameters = [], {}
     for argument, is_file in node._Node__expanded_parameter_arguments:
@@ -162,4 +156,5 @@ def _real_node(context: Any, node: Any) -> Started:
         files,
         parameters,
         dict(node.expanded_remapping_rules or []),
+        {perform_substitutions(context, name): perform_substitutions(context, value) for name, value in extra},
     )

@@ -13,13 +13,15 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from openvla_ros.bringup.dds import local_environment
+
 
 @contextmanager
 def own_domain() -> Iterator[int]:
     """A reserved domain on this machine only, in the environment too: for processes that are started in it."""
     with reserved_domain() as domain, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_DOMAIN_ID", str(domain))
-        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        for name, value in local_environment(domain).items():
+            patch.setenv(name, value)
         yield domain
 
 

@@ -103,7 +103,7 @@ class ControlLoop(Protocol):
 
     def on_instruction(self, text: str, now: float) -> None: ...
 
-    def on_frame(self, frame: Frame) -> None: ...
+    def on_frame(self, frame: Frame) -> bool: ...
 
     def on_arm_state(self, state: ArmState, action_sequence: int, outcome: Outcome, outcome_stamp: float) -> None: ...
 
@@ -171,11 +171,13 @@ class BaseLoop(ABC):
         if text.strip() != self._instruction:
             self._instruction, self._valid = text.strip(), None
 
-    def on_frame(self, frame: Frame) -> None:
-        last = None if self._frame is None else self._frame.fingerprint
-        same = last is not None and frame.fingerprint == last
+    def on_frame(self, frame: Frame) -> bool:
+        """The newest image. Whether it shows the present: newer than the one before, recent, no frozen camera's."""
+        last, self._frame = self._frame, frame
+        same = last is not None and last.fingerprint is not None and frame.fingerprint == last.fingerprint
         self._repeats = self._repeats + 1 if same else 0
-        self._frame = frame
+        newer = last is None or frame.stamp > last.stamp
+        return newer and self._age_problem(frame.received) is None and not self._is_frozen()
 
     def on_arm_state(self, state: ArmState, action_sequence: int, outcome: Outcome, outcome_stamp: float) -> None:
         self._arm = state
@@ -250,10 +252,10 @@ class BaseLoop(ABC):
     def _image_obstacle(self, now: float) -> Wait | None:
         if self._frame is None:
             return Wait("no_image", "no image yet: is the camera running?")
-        age, limit = now - self._frame.stamp, self._config.image_max_age
-        if not -self._config.future_tolerance <= age <= limit:
-            return Wait("stale_image", f"newest image is {age:.3f} s old, allowed are 0 to {limit} s")
-        if 0 < self._config.frozen_repeats <= self._repeats:
+        stale = self._age_problem(now)
+        if stale is not None:
+            return stale
+        if self._is_frozen():
             detail = f"the camera sent the very same picture {self._repeats + 1} times: it is frozen, or covered"
             return Wait("frozen_image", detail)
         if self._frame.stamp <= self._images_after:
@@ -261,6 +263,16 @@ class BaseLoop(ABC):
         if self._used_stamp is not None and self._frame.stamp <= self._used_stamp:
             return Wait("same_image", "no new image since the last inference: one image never drives the arm twice")
         return None
+
+    def _age_problem(self, now: float) -> Wait | None:
+        assert self._frame is not None
+        age, limit = now - self._frame.stamp, self._config.image_max_age
+        if -self._config.future_tolerance <= age <= limit:
+            return None
+        return Wait("stale_image", f"newest image is {age:.3f} s old, allowed are 0 to {limit} s")
+
+    def _is_frozen(self) -> bool:
+        return 0 < self._config.frozen_repeats <= self._repeats
 
     def _early(self, now: float) -> Wait | None:
         if now >= self._due:

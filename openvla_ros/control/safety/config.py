@@ -208,6 +208,18 @@ class Contact(Section):
     )
 
 
+class Camera(Section):
+    """The policy's word that it sees, without which the arm holds."""
+
+    timeout_s: Number | None = number(
+        None,
+        "s",
+        "time without a usable image, told on `observation`, after which the arm holds; none: the policy alone watches",
+        ge=0.05,
+        le=5,
+    )
+
+
 class Deadman(Section):
     """An operator's heartbeat without which the arm stops."""
 
@@ -249,6 +261,7 @@ class SafetyConfig(Section):
     gripper: Gripper = Gripper()
     freeze: Freeze = Freeze()
     contact: Contact = Contact()
+    camera: Camera = Camera()
     deadman: Deadman = Deadman()
     e_stop: EStop = EStop()
 

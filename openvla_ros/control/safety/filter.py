@@ -13,7 +13,7 @@ from openvla_ros.control.safety.arm import ArmModel, arm_model_problem
 from openvla_ros.control.safety.arm_limit import ArmLimit
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.decision import Decision, State, Verdict
-from openvla_ros.control.safety.motion import Accepted, Context, Limit, Motion, Refused, Seen, to_action
+from openvla_ros.control.safety.motion import Accepted, Context, Limit, Monitor, Motion, Refused, Seen, to_action
 from openvla_ros.control.safety.rules.finite import arm_state_problem
 from openvla_ros.control.safety.rules.freeze import is_still
 from openvla_ros.control.safety.rules.fresh import arm_state_age_problem
@@ -50,6 +50,7 @@ class SafetyFilter:
         self._still_actions = 0
         self._heartbeat = -math.inf
         self._e_stop_heard = -math.inf
+        self._camera_heard = -math.inf
         self._arrivals: deque[float] = deque()  # of as many actions as the flood rule looks at
         self._command: Command | None = None
         self._configure(config)
@@ -102,6 +103,11 @@ class SafetyFilter:
         if math.isfinite(now):
             self._heartbeat = now
 
+    def on_observation(self, now: float) -> None:
+        """The policy has an image that it can use. Needed only where ``camera.timeout_s`` is set."""
+        if math.isfinite(now):
+            self._camera_heard = now
+
     def on_action(self, action: StampedAction, now: float) -> Decision:
         """Judges one action. The command of the decision, if there is one, is a motion or a HOLD."""
         if math.isfinite(now):
@@ -114,7 +120,7 @@ class SafetyFilter:
             asked = self._motion(action)
             motion, limited = self._narrow(asked, context)
         except Refused as refusal:
-            if refusal.hold:
+            if refusal.hold and self._accepted:
                 hold = self._hold(action.sequence, action.episode_id)
                 self._enter(State.HOLDING)
             reports += refusal.reports
@@ -151,7 +157,7 @@ class SafetyFilter:
         if not self._stop_reason:
             return True, "not stopped: nothing to reset"
         problem = self._advance(now)
-        obstacles = [problem, self._arm_problem(), *self._alarms()]
+        obstacles = [problem, self._arm_problem(), *self._reports_of(self._monitors)]
         details = [obstacle.detail for obstacle in obstacles if obstacle is not None]
         if self._pressed:
             details.insert(0, "the stop is still pressed")
@@ -177,7 +183,8 @@ class SafetyFilter:
         self._arrivals = deque(self._arrivals, maxlen=config.rate.max_actions_per_s + 1)
         self._gates = [rule(config) for rule in rules.GATES]
         self._limits: list[Limit] = [rule(config) for rule in rules.LIMITS]
-        self._monitors = [rule(config) for rule in rules.MONITORS]
+        self._monitors: list[Monitor] = [rule(config) for rule in rules.MONITORS]
+        self._pauses: list[Monitor] = [rule(config) for rule in rules.PAUSES]
         self._arm_limit = None
         if self._arm_model is not None:
             arm_rules = [rule(config, self._arm_model) for rule in rules.ARM_RULES]
@@ -192,7 +199,7 @@ class SafetyFilter:
         reports = [report for report in (self._arm_rejected, refusal) if report]
         self._arm_rejected = self._refusal = None
         clock = self._advance(now)
-        faults = [clock] if clock else self._alarms()
+        faults = [clock] if clock else self._reports_of(self._monitors)
         if self._stop_reason:
             return None, reports + faults
         if faults:
@@ -203,6 +210,10 @@ class SafetyFilter:
             return hold, reports
         if refusal and self._command:
             hold = self._hold(self._command.action_sequence, self._command.episode_id)
+            self._enter(State.HOLDING)
+            return hold, reports
+        if self._accepted and self._reports_of(self._pauses):
+            hold = self._hold()
             self._enter(State.HOLDING)
             return hold, reports
         if self._state is State.WAITING:
@@ -222,7 +233,7 @@ class SafetyFilter:
             return None
         self._now = now
         self._arm = self._seen = None
-        self._heartbeat = self._e_stop_heard = -math.inf
+        self._heartbeat = self._e_stop_heard = self._camera_heard = -math.inf
         self._arrivals.clear()
         limit = self._config.clock.backwards_tolerance_s
         return RuleReport("clock", "the clock went backwards [s]", back, 0.0, limit)
@@ -231,9 +242,9 @@ class SafetyFilter:
         limits = self._config.freshness
         return arm_state_age_problem(self._arm, self._now, limits.arm_state_max_age_s, limits.future_tolerance_s)
 
-    def _alarms(self) -> list[RuleReport]:
+    def _reports_of(self, monitors: list[Monitor]) -> list[RuleReport]:
         context = self._context()
-        return [report for monitor in self._monitors if (report := monitor(context)) is not None]
+        return [report for monitor in monitors if (report := monitor(context)) is not None]
 
     def _silence(self) -> float:
         """Seconds without an accepted action."""
@@ -250,21 +261,22 @@ class SafetyFilter:
         self._enter(State.STOPPED)
         return self._hold()
 
-    def _why(self) -> RuleReport | None:
+    def _why(self) -> list[RuleReport]:
         """Why the state is not ACTIVE."""
         if self._state is State.STOPPED:
-            return RuleReport("stopped", self._stop_reason)
+            return [RuleReport("stopped", self._stop_reason)]
         if self._state is State.WAITING:
-            return self._arm_problem()
+            problem = self._arm_problem()
+            return [problem] if problem else []
         if self._state is State.HOLDING:
             limit = self._config.watchdog.silence_s
-            return RuleReport("watchdog", "no valid action for [s]", self._silence(), float("nan"), limit)
-        return None
+            watchdog = RuleReport("watchdog", "no valid action for [s]", self._silence(), float("nan"), limit)
+            return [*self._reports_of(self._pauses), watchdog]
+        return []
 
     def _answer(self, command: Command | None, *reports: RuleReport) -> Decision:
-        why = self._why()
         unchecked = () if self._arm_model else (_NO_ARM_MODEL,)
-        return Decision(self._state, Verdict.NO_ACTION, command, (*unchecked, *reports, *((why,) if why else ())))
+        return Decision(self._state, Verdict.NO_ACTION, command, (*unchecked, *reports, *self._why()))
 
     # From an action to a command
 
@@ -282,6 +294,7 @@ class SafetyFilter:
             still_actions=self._still_actions,
             heartbeat=self._heartbeat,
             e_stop_heard=self._e_stop_heard,
+            camera_heard=self._camera_heard,
             arrivals=self._arrivals,
         )
 

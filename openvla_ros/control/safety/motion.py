@@ -92,6 +92,7 @@ class Context:
     still_actions: int = 0  # how many in a row asked for nothing
     heartbeat: float = -math.inf  # the operator's last one
     e_stop_heard: float = -math.inf  # the stop button's last word, of whatever level
+    camera_heard: float = -math.inf  # the policy's last word that it sees
     arrivals: Sequence[float] = ()  # when the newest actions came, oldest first
 
     @property
@@ -135,7 +136,10 @@ class Limit(Protocol):
 
 
 class Monitor(Protocol):
-    """Watches the arm at every tick. A report stops it, latched, and stands in the way of a reset while it persists."""
+    """Watches the arm at every tick. A report stops it, latched, and stands in the way of a reset while it persists.
+
+    Those of ``rules.PAUSES`` only make it hold, and only while they report.
+    """
 
     def __call__(self, context: Context) -> RuleReport | None: ...
 

@@ -12,6 +12,7 @@ from openvla_ros.control.safety.arm import ArmModel
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.motion import ArmRule, Gate, Limit, Monitor
 from openvla_ros.control.safety.rules.acceleration import Acceleration
+from openvla_ros.control.safety.rules.camera import Camera, CameraSilence
 from openvla_ros.control.safety.rules.collision import SelfCollision, TableCollision
 from openvla_ros.control.safety.rules.contact import Effort, Wrench
 from openvla_ros.control.safety.rules.deadman import Deadman
@@ -44,6 +45,7 @@ GATES: tuple[Callable[[SafetyConfig], Gate], ...] = (
     Order,
     Rate,
     Latch,
+    Camera,
 )
 
 LIMITS: tuple[Callable[[SafetyConfig], Limit], ...] = (
@@ -75,3 +77,5 @@ MONITORS: tuple[Callable[[SafetyConfig], Monitor], ...] = (
     EStopSilence,
     Flood,
 )
+
+PAUSES: tuple[Callable[[SafetyConfig], Monitor], ...] = (CameraSilence,)

@@ -1,4 +1,7 @@
-"""NaN and infinity are refused, everywhere in an action, before anything is clipped: clipping lets NaN through."""
+"""NaN and infinity are refused, everywhere in an action, before anything is clipped: clipping lets NaN through.
+
+The arm holds at once: a policy that says such a thing is out of order, and so may be what it said just before.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Finite:
         motion = action.action
         if np.shape(motion.translation) != (3,) or np.shape(motion.rotation) != (3,):
             shapes = f"{np.shape(motion.translation)} and {np.shape(motion.rotation)}"
-            raise Refused(RuleReport(CODE, f"translation and rotation must be (3,) each, not {shapes}"))
+            raise Refused(RuleReport(CODE, f"translation and rotation must be (3,) each, not {shapes}"), hold=True)
         named = (
             *zip(("x", "y", "z"), motion.translation, strict=True),
             *zip(("roll", "pitch", "yaw"), motion.rotation, strict=True),
@@ -35,7 +38,7 @@ class Finite:
         wrong = [(name, float(value)) for name, value in named if not math.isfinite(value)]
         if wrong:
             detail = ", ".join(f"{name} is {value}" for name, value in wrong)
-            raise Refused(RuleReport(CODE, detail, asked=wrong[0][1]))
+            raise Refused(RuleReport(CODE, detail, asked=wrong[0][1]), hold=True)
         return []
 
 
