@@ -19,6 +19,17 @@ def kernel_takes_images() -> bool:
     return not _KERNEL_LIMIT.exists() or int(_KERNEL_LIMIT.read_text()) >= _IMAGE_BUFFER
 
 
+def warning() -> str:
+    """What a user should know of this machine; empty where nothing."""
+    if kernel_takes_images() or _is_users_own():
+        return ""
+    limit = int(_KERNEL_LIMIT.read_text())
+    return (
+        f"net.core.rmem_max is {limit}: no room for a camera image in a socket. Nodes with images use shared memory, "
+        f"which a killed node can break for the others. Better: sudo sysctl -w net.core.rmem_max={_IMAGE_BUFFER}"
+    )
+
+
 def environment(images: bool = False) -> dict[str, str]:
     """What a node process needs; ``images``: it takes or gives camera images.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from openvla_ros.bringup.dds import environment
+from openvla_ros.bringup.dds import environment, warning
 from openvla_ros.bringup.graph import ARGUMENTS, GraphSpec
 
 if TYPE_CHECKING:
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 def describe(graph: GraphSpec) -> LaunchDescription:
     """The launch description of ``graph`` with a launch argument for each of ARGUMENTS. Needs launch, launch_ros."""
     from launch import LaunchDescription
-    from launch.actions import DeclareLaunchArgument, OpaqueFunction
+    from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 
     arguments = [a for a in ARGUMENTS if a.fits(graph)]
     return LaunchDescription(
         [
             DeclareLaunchArgument("namespace", default_value=graph.namespace, description="namespace of all nodes"),
             *(DeclareLaunchArgument(a.name, default_value="", description=a.description) for a in arguments),
+            *([LogInfo(msg=f"warning: {warning()}")] if warning() else []),
             OpaqueFunction(function=_nodes, args=[graph]),
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 
 from openvla_ros.bringup.graph import ARGUMENTS, GRAPHS
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from openvla_ros.bringup.dds import warning
     from openvla_ros.bringup.processes import Processes
 
     graph = GRAPHS[args.graph]()
@@ -36,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
             graph = graph.with_argument(argument.name, value)
     if args.domain is not None:
         os.environ["ROS_DOMAIN_ID"] = str(args.domain)
+    if warning():
+        print(f"warning: {warning()}", file=sys.stderr, flush=True)
     with Processes(graph) as nodes:
         print(f"running: {', '.join(n.name for n in graph.nodes)}. Ctrl-C ends them.", flush=True)
         while True:

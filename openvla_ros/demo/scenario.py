@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from openvla_ros.bringup.dds import environment
+from openvla_ros.bringup.dds import environment, warning
 from openvla_ros.bringup.graph import GraphSpec
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.demo import report
@@ -109,6 +109,8 @@ def run_scenario(graph: GraphSpec, seconds: float, output: Path) -> None:
     console = Console()
     output.mkdir(parents=True, exist_ok=True)
     os.environ.update(environment(images=True))  # for the operator's own DDS participant
+    if warning():
+        console.print(f"[yellow]warning[/yellow]: {warning()}")
     console.print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}; logs, video and plot go to {output}")
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(VideoWriter(output / "video.mp4"))

@@ -7,6 +7,8 @@ import math
 import threading
 import time
 
+from std_msgs.msg import Header
+
 import openvla_ros.msg as ours
 from openvla_ros.errors import OpenVLAError, ReplayError
 from openvla_ros.nodes import _convert, _qos
@@ -29,13 +31,15 @@ from openvla_ros.types import Action, ArmState, Pose
 
 _SILENCE = 0.5  # [s] without safety_status or arm_state after which nothing more is sent
 _APPROACH_PERIOD = 0.2  # [s] of one small step to the start pose
+_OBSERVATION_PERIOD = 0.02  # [s] less than half of the least ``camera.timeout_s``
 _SETTLED = 1.0  # [s] without a change among nodes and subscriptions after which all of them are taken to be known
 
 
 class Replayer:
     """One replay in the graph of an operator: `prepare`, `move_to_start` if wanted, `run`.
 
-    Publishes on ``action`` only: what moves the arm is what the safety filter makes of it.
+    Publishes on ``action``: what moves the arm is what the safety filter makes of it. And on ``observation``: a replay
+    looks at no image, and a filter that holds without any must let it pass.
     """
 
     def __init__(self, operator: Operator, plan: Plan, tolerance: Tolerance) -> None:
@@ -56,6 +60,8 @@ class Replayer:
         self._stopped = ""
         self._stop = threading.Event()
         self._actions = operator.node.create_publisher(ours.DeltaAction, "action", _qos.LATEST)
+        self._observation = operator.node.create_publisher(Header, "observation", _qos.HEARTBEAT)
+        operator.node.create_timer(_OBSERVATION_PERIOD, lambda: self._observation.publish(Header()))
         operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
         operator.watch(ours.ArmState, "arm_state", _qos.LATEST, self._on_arm_state)
         operator.watch(ours.SafeCommand, "command", _qos.LATEST, self._on_command)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openvla_ros.bringup import dds
-from openvla_ros.bringup.dds import environment, kernel_takes_images, local_environment
+from openvla_ros.bringup.dds import environment, kernel_takes_images, local_environment, warning
 
 PROFILES, RANGE = "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE"
 
@@ -34,6 +34,12 @@ def test_what_a_node_uses(limit: int) -> None:
     assert kernel_takes_images() == large
     assert Path(environment(images=True)[PROFILES]).name == ("fastdds.xml" if large else "fastdds_shm.xml")
     assert Path(environment()[PROFILES]).name == "fastdds.xml"
+
+
+def test_a_machine_that_needs_shared_memory_says_so(limit: int) -> None:
+    """Hazard: a fallback that nobody hears of."""
+    assert bool(warning()) == (limit == 212992)
+    assert not warning() or "sysctl -w net.core.rmem_max=4194304" in warning()
 
 
 def test_a_graph_of_ones_own_stays_on_this_machine(limit: int) -> None:

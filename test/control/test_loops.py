@@ -134,6 +134,17 @@ def test_a_frozen_picture_under_new_stamps_stops_inference(mode: str) -> None:
         assert isinstance(bench.poll(), Start)
 
 
+def test_which_image_shows_the_present() -> None:
+    """Hazard: the safety filter is told that the policy sees, and the picture is an old one."""
+    bench = Bench("non_blocking", frozen_repeats=2)
+    shown = [
+        bench.loop.on_frame(Frame(bench.now + stamp, bench.now, None, fingerprint))
+        for stamp, fingerprint in ((0.0, 1), (0.0, 2), (0.001, 3), (0.002, 3), (0.003, 3), (0.004, 4), (3.0, 5))
+    ]
+    assert shown == [True, False, True, True, False, True, False]  # same stamp; frozen; from the future
+    assert not bench.loop.on_frame(Frame(bench.now + 4.0, bench.now + 9.0, None, 6))  # old when it came
+
+
 @both
 def test_one_image_never_drives_the_arm_twice(mode: str) -> None:
     """Hazard: a frozen camera that republishes; deltas from one image add up."""

@@ -77,6 +77,7 @@ def after_three_actions(running: Running, act: Callable[[], None]) -> Iterator[N
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Episode]]:
     """A graph, and what it recorded of small, equal steps from the start pose."""
     graph = sim().with_parameters("policy", autostart=False)
+    graph = graph.with_parameters("safety_filter", **{"camera.timeout_s": 0.5})  # which a replay has to satisfy
     graph = graph.with_parameters("recorder", episodes=str(tmp_path_factory.mktemp("episodes")), record="request")
     with run_graph(graph, tmp_path_factory.mktemp("log")) as running:
         begin = to_start(running)

@@ -25,6 +25,9 @@ class LaunchDescription(Recorded): ...
 class DeclareLaunchArgument(Recorded): ...
 
 
+class LogInfo(Recorded): ...
+
+
 class OpaqueFunction(Recorded): ...
 
 
@@ -71,6 +74,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
         "launch": {"LaunchDescription": LaunchDescription},
         "launch.actions": {
             "DeclareLaunchArgument": DeclareLaunchArgument,
+            "LogInfo": LogInfo,
             "OpaqueFunction": OpaqueFunction,
         },
         "launch_ros": {},
@@ -95,7 +99,7 @@ def _carry_out(description: LaunchDescription, given: dict[str, str]) -> Launche
             (name,), default = entity.args, entity.kwargs["default_value"]
             launched.arguments[name] = default
             context.launch_configurations.setdefault(name, default)
-        else:
+        elif isinstance(entity, OpaqueFunction):
             nodes = entity.kwargs["function"](context, *entity.kwargs["args"])
             launched.nodes += [_started(type(n).__name__, n.kwargs) for n in nodes]
     return launched
