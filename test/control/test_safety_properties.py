@@ -26,6 +26,7 @@ NOTICED = {
     "Finite": "finite|fresh",  # no stamp that is not finite is fresh
     "Fresh": "fresh",
     "Rate": "rate",
+    "Camera": "camera",
     "Latch": "nothing moves while latched|latched by a stop",
     "Duration": "duration",
     "Step": "step",

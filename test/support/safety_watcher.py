@@ -24,7 +24,8 @@ ARMS = ["follows"] * 12 + ["blocked"] * 4 + ["drifts"] * 2 + ["pushed", "broken"
 
 
 def random_event(rng: Random) -> tuple[Any, ...]:
-    """(kind, time step, what the arm does, seven numbers for the action, its ages and duration, jump in sequence)."""
+    """(kind, time step, what the arm does, seven numbers for the action, its ages and duration, jump in sequence,
+    whether the policy says that it sees)."""
     step = rng.choice([0.2] * 8 + [rng.uniform(0.0, 0.4)] * 3 + [rng.choice(ODD_STEPS)])
     size = rng.choice([0.002, 0.02, 0.12, 0.12, 0.12, 0.5])
     values = [*(rng.uniform(-size, size) for _ in range(6)), rng.uniform(-0.1, 1.1)]
@@ -34,7 +35,8 @@ def random_event(rng: Random) -> tuple[Any, ...]:
     if rng.random() < 0.16:
         ends = ((-0.1, 0.4), (-0.1, 1.5), (-0.1, 3.0))
         times = tuple(rng.choice([rng.uniform(*end), rng.uniform(*end), rng.choice(ODD)]) for end in ends)
-    return rng.choice(KINDS), step, rng.choice(ARMS), values, times, rng.choice([1] * 20 + [0, -3, 10**18])
+    sees = rng.random() < 0.7
+    return rng.choice(KINDS), step, rng.choice(ARMS), values, times, rng.choice([1] * 20 + [0, -3, 10**18]), sees
 
 
 def random_config(rng: Random) -> SafetyConfig:
@@ -68,6 +70,7 @@ def random_config(rng: Random) -> SafetyConfig:
         gripper=rng.choice([{}, {"min": 0.2, "max": 0.8, "max_rate_per_s": 2.0}]),
         duration={"min_s": log(0.01, 0.2), "max_s": log(0.3, 5.0)},
         watchdog={"silence_s": log(0.1, 3.0)},
+        camera={"timeout_s": rng.choice([None, None, 0.1, 0.3])},
     )
 
 
@@ -86,6 +89,7 @@ class Watcher:
         self.now = self.clock = 1000.0  # the time that is told, and what the filter makes of it
         self.both("tick", self.now)
         self.sequence = 0
+        self.camera = -math.inf  # when the policy last said that it sees
         self.latched = False
         self.pressed = False
         self.measured: Pose | None = None
@@ -102,14 +106,17 @@ class Watcher:
         assert pickle.dumps(answer) == pickle.dumps(again), "the same input gives the same output"
         return answer
 
-    def one(self, kind: str, step: float, arm: str, values: list[float], times: Any, jump: int) -> None:
+    def one(self, kind: str, step: float, arm: str, values: list[float], times: Any, jump: int, sees: bool) -> None:
         self.seen[kind] += 1
         self.seen["clock backwards"] += step < 0
         self.seen["clock equal"] += step == 0
         self.now += step
+        if sees:
+            self.camera = self.now
+            self.both("on_observation", self.now)
         if kind != "reset" or self.latched:  # with nothing to reset, the filter does not even look at the time
             if self.clock - self.now > self.config.clock.backwards_tolerance_s:
-                self.latched, self.clock = True, self.now
+                self.latched, self.clock, self.camera = True, self.now, -math.inf
             self.clock = max(self.clock, self.now)
         self.move_arm(arm, values)
         if kind == "reset":
@@ -218,6 +225,7 @@ class Watcher:
 
         self.check_direction(decision, asked, step, turn)
         self.check_place(anchor, command.target)
+        assert config.camera.timeout_s is None or self.clock - self.camera <= config.camera.timeout_s, "camera"
         assert config.duration.min_s <= command.duration <= config.duration.max_s, "duration"
         assert config.gripper.min <= command.gripper <= config.gripper.max, "gripper"
         if decision.verdict is Verdict.ACCEPTED:
