@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import socket
+import sys
 
 from openvla_ros.paths import config_file
 
@@ -11,22 +12,28 @@ _PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
 _RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 _UDP, _SHARED_MEMORY, _LOCAL = "fastdds.xml", "fastdds_shm.xml", "fastdds_local.xml"
 _IMAGE_BUFFER = 4194304  # [bytes] as fastdds.xml asks for
-_KERNEL_LIMIT = Path("/proc/sys/net/core/rmem_max")
 
 
 def kernel_takes_images() -> bool:
     """Whether a UDP socket may have a buffer for whole camera images: else half of them would be lost."""
-    return not _KERNEL_LIMIT.exists() or int(_KERNEL_LIMIT.read_text()) >= _IMAGE_BUFFER
+    return _granted_buffer() >= _IMAGE_BUFFER
+
+
+def _granted_buffer() -> int:
+    """[bytes] that a socket gets which asks for an image's. Asked of a socket: in a container no file says it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _IMAGE_BUFFER)
+        granted = asking.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    return granted // 2 if sys.platform == "linux" else granted  # Linux counts its own bookkeeping in, see socket(7)
 
 
 def warning() -> str:
     """What a user should know of this machine; empty where nothing."""
     if kernel_takes_images() or _is_users_own():
         return ""
-    limit = int(_KERNEL_LIMIT.read_text())
     return (
-        f"net.core.rmem_max is {limit}: no room for a camera image in a socket. Nodes with images use shared memory, "
-        f"which a killed node can break for the others. Better: sudo sysctl -w net.core.rmem_max={_IMAGE_BUFFER}"
+        f"net.core.rmem_max is {_granted_buffer()}: no room for a camera image in a socket. Nodes with images use shared "
+        f"memory, which a killed node can break for the others. Better: sudo sysctl -w net.core.rmem_max={_IMAGE_BUFFER}"
     )
 
 
