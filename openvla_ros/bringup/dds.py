@@ -31,8 +31,9 @@ def warning() -> str:
     """What a user should know of this machine; empty where nothing."""
     if kernel_takes_images() or _is_users_own():
         return ""
+    limit = _granted_buffer()
     return (
-        f"net.core.rmem_max is {_granted_buffer()}: no room for a camera image in a socket. Nodes with images use shared "
+        f"net.core.rmem_max is {limit}: no room for a camera image in a socket. Nodes with images use shared "
         f"memory, which a killed node can break for the others. Better: sudo sysctl -w net.core.rmem_max={_IMAGE_BUFFER}"
     )
 
