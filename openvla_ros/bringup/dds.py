@@ -33,8 +33,8 @@ def warning() -> str:
         return ""
     limit = _granted_buffer()
     return (
-        f"net.core.rmem_max is {limit}: no room for a camera image in a socket. Nodes with images use shared "
-        f"memory, which a killed node can break for the others. Better: sudo sysctl -w net.core.rmem_max={_IMAGE_BUFFER}"
+        f"net.core.rmem_max is {limit}: no room for a camera image in a socket. Nodes with images use shared memory, "
+        f"which a killed node can break for the others. Better: sudo sysctl -w net.core.rmem_max={_IMAGE_BUFFER}"
     )
 
 
