@@ -33,6 +33,7 @@ from openvla_ros.recording.recorder import Change, RecorderSettings
 TOPICS = (
     "image",
     "instruction",
+    "observation",
     "action",
     "command",
     "safety_status",

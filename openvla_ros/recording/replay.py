@@ -25,6 +25,7 @@ from openvla_ros.types import Action, Array, Pose
 Source = Literal["raw", "accepted"]
 
 _TAIL = 1.0  # [s] after the last action in which its motion ends
+_LATE = 0.5  # [s] after the first action at which an episode may know of the arm for the first time
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,12 @@ def make_plan(episode: Episode, source: Source) -> Plan:
     if not chosen:
         raise ReplayError(f"there is no {source} action in {episode.folder}")
     begin = chosen[0][0].stamps["inference_ended"]
+    late = trace.samples[0].time - begin
+    if late > _LATE:
+        raise ReplayError(
+            f"the first arm state in {episode.folder} is from {late:.1f} s after the first action: where the arm began "
+            "is not known. Was the recorder started just before?"
+        )
     steps = [
         PlannedStep(
             time=step.stamps["inference_ended"] - begin,

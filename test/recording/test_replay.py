@@ -72,6 +72,13 @@ class TestPlan:
         with pytest.raises(ReplayError, match="no accepted action"):
             make_plan(write_episode(tmp_path), "accepted")
 
+    def test_where_the_arm_began_must_be_known(self, tmp_path: Folder) -> None:
+        """Hazard: the recorder heard the arm late; the pose in mid-way passes for the start."""
+        episode = write_episode(tmp_path)
+        del episode.trace.samples[:-1]
+        with pytest.raises(ReplayError, match=r"the first arm state in .* is from 0.6 s after the first action"):
+            make_plan(episode, "raw")
+
 
 class TestChecks:
     """Nothing is sent to an arm that the actions were not meant for."""
