@@ -32,6 +32,7 @@ from openvla_ros.types import Action, ArmState, Pose
 _SILENCE = 0.5  # [s] without safety_status or arm_state after which nothing more is sent
 _APPROACH_PERIOD = 0.2  # [s] of one small step to the start pose
 _OBSERVATION_PERIOD = 0.02  # [s] less than half of the least ``camera.timeout_s``
+_UNKNOWN = "_NODE_NAME_UNKNOWN_"  # rmw_dds_common's, of a node that is about to come or to go
 _SETTLED = 1.0  # [s] without a change among nodes and subscriptions after which all of them are taken to be known
 
 
@@ -127,8 +128,9 @@ class Replayer:
         """Wait until nodes have found each other: the first action would be lost, another publisher not seen."""
         node, deadline, known, since = self._operator.node, time.monotonic() + timeout, None, 0.0
         while time.monotonic() < deadline:
-            now = sorted(node.get_node_names_and_namespaces()), self._actions.get_subscription_count()
-            if now != known:
+            publishers = sorted(p.node_name for p in node.get_publishers_info_by_topic("action"))
+            now = sorted(node.get_node_names_and_namespaces()), self._actions.get_subscription_count(), publishers
+            if now != known or _UNKNOWN in publishers:
                 known, since = now, time.monotonic()
             elif time.monotonic() - since > _SETTLED:
                 return
