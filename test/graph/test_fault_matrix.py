@@ -128,16 +128,16 @@ def test_arm_hangs(bench: Bench) -> None:
 
 
 @pytest.fixture
-def watched(bench: Bench) -> Iterator[Bench]:
+def watched(bench: Bench) -> Iterator[None]:
     """The filter holds the arm in mid-motion when the camera fails."""
     bench.running.operator.set_parameters("safety_filter", camera__timeout_s=CAMERA_TIMEOUT)
-    yield bench
+    yield
     bench.running.operator.set_parameters("safety_filter", camera__timeout_s=5.0)
 
 
-def test_camera_killed(watched: Bench) -> None:
+@pytest.mark.usefixtures("watched")
+def test_camera_killed(bench: Bench) -> None:
     """Hazard: the camera's driver dies; the last image drives the arm on."""
-    bench = watched
     with bench.own_camera():
         fault = bench.kill("camera")
         bench.wait_to_hear("policy", "newest image is")
@@ -147,9 +147,9 @@ def test_camera_killed(watched: Bench) -> None:
         bench.wait_for_motion()
 
 
-def test_camera_hangs(watched: Bench) -> None:
+@pytest.mark.usefixtures("watched")
+def test_camera_hangs(bench: Bench) -> None:
     """Hazard: the camera's driver hangs, and delivers old images when it comes back."""
-    bench = watched
     with bench.own_camera():
         with bench.hung("camera") as fault:
             bench.wait_to_hear("policy", "newest image is")
@@ -158,6 +158,7 @@ def test_camera_hangs(watched: Bench) -> None:
         bench.wait_for_motion()
 
 
+@pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize(
     ("mode", "said"),
     [
@@ -168,9 +169,8 @@ def test_camera_hangs(watched: Bench) -> None:
     ],
     ids=["silent", "same_stamp", "same_picture", "encoding"],
 )
-def test_camera(watched: Bench, mode: str, said: str) -> None:
+def test_camera(bench: Bench, mode: str, said: str) -> None:
     """Hazard: zero-filled, old, or frozen images that drive the arm."""
-    bench = watched
     sent = bench.actions.sent
     bench.camera.mode = mode
     fault = bench.running.operator.now()

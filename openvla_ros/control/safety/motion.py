@@ -171,6 +171,13 @@ def scaled_to(vector: Array, limit: float) -> Array | None:
     return None if norm <= limit * (1 + TOLERANCE) else vector * (limit / norm)
 
 
+def silence(code: str, detail: str, heard: float, timeout: float | None, now: float) -> RuleReport | None:
+    """What a monitor says when nothing was heard for longer than ``timeout`` [s]; None: it may be silent."""
+    if timeout is None or now - heard <= timeout:
+        return None
+    return RuleReport(code, detail, now - heard, 0.0, timeout)
+
+
 def limit_lengths(
     motion: Motion, code: str, metres: float, radians: float, why: str
 ) -> tuple[Motion, list[RuleReport]]:

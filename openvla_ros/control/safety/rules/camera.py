@@ -6,7 +6,7 @@ Without one, what was begun on the last good image is carried out: an inference 
 from __future__ import annotations
 
 from openvla_ros.control.safety.config import SafetyConfig
-from openvla_ros.control.safety.motion import Context
+from openvla_ros.control.safety.motion import Context, silence
 from openvla_ros.types import RuleReport, StampedAction
 
 
@@ -17,11 +17,8 @@ class CameraSilence:
         self._timeout = config.camera.timeout_s
 
     def __call__(self, context: Context) -> RuleReport | None:
-        if self._timeout is None or context.now - context.camera_heard <= self._timeout:
-            return None
-        silence = context.now - context.camera_heard
         detail = "no image that the policy can use for [s]; its diagnostics say why"
-        return RuleReport("camera", detail, silence, 0.0, self._timeout)
+        return silence("camera", detail, context.camera_heard, self._timeout, context.now)
 
 
 class Camera:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openvla_ros.control.safety.config import SafetyConfig
-from openvla_ros.control.safety.motion import Context
+from openvla_ros.control.safety.motion import Context, silence
 from openvla_ros.types import RuleReport
 
 
@@ -12,7 +12,4 @@ class Deadman:
         self._timeout = config.deadman.timeout_s
 
     def __call__(self, context: Context) -> RuleReport | None:
-        if self._timeout is None or context.now - context.heartbeat <= self._timeout:
-            return None
-        silence = context.now - context.heartbeat
-        return RuleReport("deadman", "no operator heartbeat for [s]", silence, 0.0, self._timeout)
+        return silence("deadman", "no operator heartbeat for [s]", context.heartbeat, self._timeout, context.now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openvla_ros.control.safety.config import SafetyConfig
-from openvla_ros.control.safety.motion import Context
+from openvla_ros.control.safety.motion import Context, silence
 from openvla_ros.types import RuleReport
 
 
@@ -12,7 +12,6 @@ class EStopSilence:
         self._timeout = config.e_stop.timeout_s
 
     def __call__(self, context: Context) -> RuleReport | None:
-        if self._timeout is None or context.now - context.e_stop_heard <= self._timeout:
-            return None
-        silence = context.now - context.e_stop_heard
-        return RuleReport("e_stop", "nothing heard on the e_stop topic for [s]", silence, 0.0, self._timeout)
+        return silence(
+            "e_stop", "nothing heard on the e_stop topic for [s]", context.e_stop_heard, self._timeout, context.now
+        )
