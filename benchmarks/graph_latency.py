@@ -33,10 +33,10 @@ from sensor_msgs.msg import Image
 from openvla_ros.bringup.dds import local_environment
 from openvla_ros.bringup.graph import sim
 from openvla_ros.bringup.processes import Processes
-from openvla_ros.demo.watcher import Watcher
-from openvla_ros.nodes import _convert, _qos
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
+from openvla_ros.operate.watcher import Watcher
 from openvla_ros.recording.trace import Trace
+from openvla_ros.ros import conversion, qos
 
 HZ, WIDTH, HEIGHT = 30.0, 640, 480
 CONTROL_HZ = 5.0
@@ -45,7 +45,7 @@ CONTROL_HZ = 5.0
 def camera() -> None:
     """Publishes images and, on exit, how many."""
     node = Node("camera")
-    publisher = node.create_publisher(Image, "image", _qos.CAMERA)
+    publisher = node.create_publisher(Image, "image", qos.CAMERA)
     pixels = np.random.default_rng(0).integers(0, 256, HEIGHT * WIDTH * 3, dtype=np.uint8)
     message = Image(
         encoding="rgb8", width=WIDTH, height=HEIGHT, step=WIDTH * 3, data=array.array("B", pixels.tobytes())
@@ -62,7 +62,7 @@ def camera() -> None:
 def plain_policy() -> None:
     """Image in, a small message out at the control rate: a hop, and nothing else."""
     node = Node("plain_policy")
-    publisher = node.create_publisher(ours.DeltaAction, "action", _qos.LATEST)
+    publisher = node.create_publisher(ours.DeltaAction, "action", qos.LATEST)
     last = 0.0
 
     def on_image(message: Image) -> None:
@@ -73,14 +73,14 @@ def plain_policy() -> None:
             action.header.stamp = message.header.stamp
             publisher.publish(action)
 
-    node.create_subscription(Image, "image", on_image, _qos.CAMERA)
+    node.create_subscription(Image, "image", on_image, qos.CAMERA)
     rclpy.spin(node)
 
 
 def plain_filter() -> None:
     """A small message in, a small message out."""
     node = Node("plain_filter")
-    publisher = node.create_publisher(ours.SafeCommand, "command", _qos.LATEST)
+    publisher = node.create_publisher(ours.SafeCommand, "command", qos.LATEST)
 
     def on_action(message: ours.DeltaAction) -> None:
         command = ours.SafeCommand()
@@ -88,7 +88,7 @@ def plain_filter() -> None:
         command.decided = node.get_clock().now().to_msg()
         publisher.publish(command)
 
-    node.create_subscription(ours.DeltaAction, "action", on_action, _qos.LATEST)
+    node.create_subscription(ours.DeltaAction, "action", on_action, qos.LATEST)
     rclpy.spin(node)
 
 
@@ -112,7 +112,7 @@ class Arrivals:
 
     def __init__(self, operator: Operator) -> None:
         self.stamps: list[float] = []
-        operator.watch(Image, "image", _qos.CAMERA, lambda m: self.stamps.append(_convert.seconds(m.header.stamp)))
+        operator.watch(Image, "image", qos.CAMERA, lambda m: self.stamps.append(conversion.seconds(m.header.stamp)))
 
     def lost(self) -> tuple[int, int]:
         """(lost, sent) between the first and the last that arrived, from the gaps between stamps."""
@@ -125,10 +125,10 @@ def measure_plain(seconds: float) -> tuple[np.ndarray, tuple[int, int]]:
     spans: list[float] = []
 
     def on_command(message: ours.SafeCommand) -> None:
-        spans.append(_convert.seconds(message.decided) - _convert.seconds(message.header.stamp))
+        spans.append(conversion.seconds(message.decided) - conversion.seconds(message.header.stamp))
 
     with Operator("bench") as operator, roles("camera", "plain_policy", "plain_filter"):
-        operator.watch(ours.SafeCommand, "command", _qos.STREAM, on_command)
+        operator.watch(ours.SafeCommand, "command", qos.STREAM, on_command)
         operator.wait_for("the first plain hop", lambda: spans, 30)
         arrivals = Arrivals(operator)
         time.sleep(seconds)

@@ -60,12 +60,12 @@ def cameras(seconds: float) -> None:
     import rclpy
     from sensor_msgs.msg import Image
 
-    from openvla_ros.nodes import _qos
+    from openvla_ros.ros import qos
 
     pictures = frames()
     rclpy.init()
     node = rclpy.create_node("cameras")
-    publishers = [node.create_publisher(Image, f"{name}/image", _qos.CAMERA) for name in CAMERAS]
+    publishers = [node.create_publisher(Image, f"{name}/image", qos.CAMERA) for name in CAMERAS]
     message = Image(height=480, width=640, step=640 * 3, encoding="rgb8")
     while not all(p.get_subscription_count() for p in publishers):
         time.sleep(0.05)
@@ -94,8 +94,8 @@ def naive(folder: Path) -> None:
     from sensor_msgs.msg import Image
     from std_srvs.srv import Trigger
 
-    from openvla_ros.nodes import _qos
     from openvla_ros.recording.bag import BagWriter
+    from openvla_ros.ros import qos
 
     rclpy.init()
     node = rclpy.create_node("recorder")
@@ -106,7 +106,7 @@ def naive(folder: Path) -> None:
 
     for name in CAMERAS:
         topic = bag.add_topic(f"/{name}/image", "sensor_msgs/msg/Image")
-        node.create_subscription(Image, topic.name, record(topic), _qos.CAMERA)
+        node.create_subscription(Image, topic.name, record(topic), qos.CAMERA)
 
     def on_stop(_: Any, response: Any) -> Any:
         bag.close()
@@ -130,7 +130,7 @@ def cpu_seconds(pid: int) -> float:
 
 def measure(parameters: dict[str, str] | None, seconds: float, folder: Path) -> dict[str, Any]:
     """One variant, in its own processes."""
-    from openvla_ros.nodes._operator import Operator
+    from openvla_ros.operate.operator import Operator
     from openvla_ros.recording.bag import BagReader
 
     this = str(Path(__file__).resolve())

@@ -24,11 +24,11 @@ from _report import machine_line
 from geometry_msgs.msg import Vector3
 
 from openvla_ros.bringup.dds import local_environment
-from openvla_ros.nodes import _convert, _qos, _spin, _timer
-from openvla_ros.nodes._operator import Operator
 from openvla_ros.nodes.safety_filter_node import SafetyFilterNode
+from openvla_ros.operate.operator import Operator
 from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import load_robot
+from openvla_ros.ros import conversion, qos, spin, timers
 from openvla_ros.types import ArmState
 
 TICK_HZ = 250.0
@@ -44,7 +44,7 @@ def filter_process() -> int:
             times.append(time.monotonic())
             super()._on_timer()
 
-    status = _spin.run(Timed)
+    status = spin.run(Timed)
     gaps = np.diff(times[int(TICK_HZ) :])  # without the first second
     due = gaps.sum() * TICK_HZ
     p50, p99, most = np.percentile(gaps, [50, 99, 100]) * 1e3
@@ -62,23 +62,23 @@ class Arm:
         state = ArmState(0.0, ArmModel(robot).forward(start), np.zeros(3), np.zeros(3), start, np.zeros(6), 1.0)
         self._operator = operator
         self._message = ours.ArmState(
-            end_effector=_convert.pose_msg(state.pose),
-            joints=_convert.joint_state_msg(robot.joint_names, state),
+            end_effector=conversion.pose_msg(state.pose),
+            joints=conversion.joint_state_msg(robot.joint_names, state),
             gripper=1.0,
         )
-        self._state = operator.node.create_publisher(ours.ArmState, "arm_state", _qos.LATEST)
-        self._action = operator.node.create_publisher(ours.DeltaAction, "action", _qos.LATEST)
+        self._state = operator.node.create_publisher(ours.ArmState, "arm_state", qos.LATEST)
+        self._action = operator.node.create_publisher(ours.DeltaAction, "action", qos.LATEST)
         self._sequence = 0
         self.moves = 0
         self.held = 0.0  # when a HOLD came last
         self.pressed = False
         self.is_heard = False  # the filter
-        operator.watch(ours.SafeCommand, "command", _qos.STREAM, self._on_command)
-        operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
-        _timer.every(operator.node, 0.01, self._report)
+        operator.watch(ours.SafeCommand, "command", qos.STREAM, self._on_command)
+        operator.watch(ours.SafetyStatus, "safety_status", qos.STATUS, self._on_status)
+        timers.every(operator.node, 0.01, self._report)
 
     def _report(self) -> None:
-        self._message.header.stamp = _convert.time_msg(self._operator.now())
+        self._message.header.stamp = conversion.time_msg(self._operator.now())
         self._state.publish(self._message)
 
     def _on_command(self, message: ours.SafeCommand) -> None:
@@ -96,10 +96,10 @@ class Arm:
         moves = self.moves
         while self.moves == moves:
             self._sequence += 1
-            now = _convert.time_msg(self._operator.now())
+            now = conversion.time_msg(self._operator.now())
             action = ours.DeltaAction(sequence=self._sequence, translation=Vector3(y=0.01), gripper=1.0)
             action.header.stamp = action.inference_ended = now
-            action.duration = _convert.duration_msg(0.2)
+            action.duration = conversion.duration_msg(0.2)
             self._action.publish(action)
             time.sleep(0.03)
 

@@ -7,6 +7,7 @@ base frame (x forward, y left, z up). Quaternions are (x, y, z, w), as in geomet
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,17 @@ class StampedAction:
     duration: float  # the control step that it is meant for [s]
     sequence: int
     episode_id: str = ""
+
+
+class Outcome(Enum):
+    """What became of the last command. Numbers as in msg/ArmState.msg."""
+
+    NONE = 0
+    EXECUTING = 1
+    ARRIVED = 2
+    TIMED_OUT = 3
+    REFUSED = 4
+    HELD = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Processes:
     def __init__(self, graph: GraphSpec, log_dir: Path | None = None, extra_env: dict[str, str] | None = None) -> None:
         self._graph = graph
         self._log_dir = log_dir
-        parent = {DIE_WITH_PARENT: str(os.getpid())}  # see nodes/_spin.py: no node outlives us, however we end
+        parent = {DIE_WITH_PARENT: str(os.getpid())}  # see nodes/spin.py: no node outlives us, however we end
         self._env = {**parent, **(extra_env or {})}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 

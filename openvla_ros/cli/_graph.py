@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from openvla_ros.nodes._operator import Operator
+    from openvla_ros.operate.operator import Operator
 
 
 def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
 def open_operator(args: argparse.Namespace) -> Operator:
     """An operator in the graph that the arguments name, on the transport that the graph uses."""
     from openvla_ros.bringup.dds import environment
-    from openvla_ros.nodes._operator import Operator
+    from openvla_ros.operate.operator import Operator
 
     os.environ.update(environment())
     return Operator(domain=args.domain, namespace=args.namespace)

@@ -23,7 +23,7 @@ from openvla_ros.errors import ConfigError, OpenVLAError
 
 if TYPE_CHECKING:
     import openvla_ros.msg as ours
-    from openvla_ros.nodes._operator import Operator
+    from openvla_ros.operate.operator import Operator
 
 HELP = "stop the arm with any key"
 REFRESH = 0.1  # [s] between two looks, and two heartbeats
@@ -72,7 +72,7 @@ class Station:
 
     def __init__(self, operator: Operator, heartbeat: bool) -> None:
         from openvla_ros.msg import SafetyStatus
-        from openvla_ros.nodes import _qos
+        from openvla_ros.ros import qos
 
         self._operator = operator
         self._heartbeat = heartbeat
@@ -82,7 +82,7 @@ class Station:
         self._shown = ""  # the last line of the history
         self._keys = 0  # that did something
         self._answer = ""  # to the last reset, not shown yet
-        operator.watch(SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
+        operator.watch(SafetyStatus, "safety_status", qos.STATUS, self._on_status)
 
     def _on_status(self, message: ours.SafetyStatus) -> None:
         self._status, self._heard = message, time.monotonic()

@@ -106,7 +106,7 @@ def _on_arm(args: argparse.Namespace, episode: Episode, output: Path) -> int:
 
     from rich.console import Console
 
-    from openvla_ros.nodes._replayer import Replayer
+    from openvla_ros.operate.replayer import Replayer
     from openvla_ros.recording import replay_report
     from openvla_ros.recording.replay import Tolerance, make_plan
 

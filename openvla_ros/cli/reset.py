@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from openvla_ros.cli._graph import add_graph_arguments, open_operator
 
 if TYPE_CHECKING:
-    from openvla_ros.nodes._operator import Operator
+    from openvla_ros.operate.operator import Operator
 
 HELP = "re-arm after a stop"
 
@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def release(operator: Operator) -> None:
     """Wait until the filter knows of it: a request that overtakes the release would be refused."""
     from openvla_ros.msg import SafetyStatus
-    from openvla_ros.nodes import _qos
+    from openvla_ros.ros import qos
 
     statuses: list[SafetyStatus] = []
-    operator.watch(SafetyStatus, "safety_status", _qos.STATUS, statuses.append)
+    operator.watch(SafetyStatus, "safety_status", qos.STATUS, statuses.append)
     operator.e_stop(False)
     operator.wait_for("the release", lambda: statuses and not statuses[-1].stop_pressed, 5.0)
 

@@ -16,14 +16,14 @@ import openvla_ros.msg as ours
 from openvla_ros.bringup.dds import environment
 from openvla_ros.bringup.graph import GraphSpec, sim
 from openvla_ros.bringup.processes import Processes
-from openvla_ros.demo.stage import Stage
 from openvla_ros.errors import ConfigError, OpenVLAError
 from openvla_ros.experiments.evaluation import PICTURE, Evaluation, EvaluationSettings, Trial, Tried, conclude, trials
 from openvla_ros.experiments.rollout import Outcome
 from openvla_ros.images import RGB
-from openvla_ros.nodes import _convert, _qos
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
+from openvla_ros.operate.stage import Stage
 from openvla_ros.recording.provenance import Provenance
+from openvla_ros.ros import conversion, qos
 
 
 def evaluate_graph(
@@ -69,8 +69,8 @@ class _Trier:
     def __init__(self, stage: Stage) -> None:
         self.described: dict[str, Any] = {}
         self._stage = stage
-        self._episode = stage.operator.node.create_publisher(ours.Episode, "episode", _qos.LATCHED)
-        stage.operator.watch(String, "policy_info", _qos.LATCHED, self._on_policy_info)
+        self._episode = stage.operator.node.create_publisher(ours.Episode, "episode", qos.LATCHED)
+        stage.operator.watch(String, "policy_info", qos.LATCHED, self._on_policy_info)
 
     def _on_policy_info(self, message: String) -> None:
         self.described = json.loads(message.data)
@@ -117,7 +117,7 @@ class _Trier:
     def _picture(self) -> RGB:
         image = self._stage.watcher.image
         assert image is not None  # the stage has waited for the first
-        return cv2.resize(_convert.rgb(image), PICTURE, interpolation=cv2.INTER_AREA).astype("uint8")
+        return cv2.resize(conversion.rgb(image), PICTURE, interpolation=cv2.INTER_AREA).astype("uint8")
 
 
 def _name(trial: Trial) -> str:

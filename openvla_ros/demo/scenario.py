@@ -15,9 +15,9 @@ from openvla_ros.bringup.dds import environment, warning
 from openvla_ros.bringup.graph import GraphSpec
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.demo import report
-from openvla_ros.demo.stage import Stage
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
+from openvla_ros.operate.stage import Stage
 from openvla_ros.recording.video import VideoWriter
 
 # One after the other in one scene: a lifted block is let go for the next one. The plate holds one block.

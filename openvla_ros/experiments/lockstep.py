@@ -13,23 +13,22 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, make_loop
-from openvla_ros.control.motion import Motion, MotionConfig, Trajectory
 from openvla_ros.control.safety import SafetyConfig, SafetyFilter
 from openvla_ros.control.safety.decision import Decision
+from openvla_ros.drive.driver import Driver, DriverConfig, Trajectory
+from openvla_ros.drive.interfaces import load_interface
 from openvla_ros.errors import PolicyError
 from openvla_ros.images import RGB
 from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import RobotDescription, load_robot
-from openvla_ros.robots.interfaces import load_interface
 from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.sim.camera import Camera
 from openvla_ros.sim.expert import View
 from openvla_ros.sim.simulation import Simulation
 from openvla_ros.sim.trajectory_controller import TrajectoryController
 from openvla_ros.sim.world import World
-from openvla_ros.types import Action, ArmState, Command, StampedAction
+from openvla_ros.types import Action, ArmState, Command, Outcome, StampedAction
 
 FULL_SIZE = (640, 480)  # of the camera in the graph
 _SOON = 1e-6  # [s] by which a time may be missed through rounding
@@ -50,7 +49,7 @@ class LockstepConfig(BaseModel):
         100.0, ge=50, le=250, description="also of the safety filter's and the loop's timers"
     )
     loop: LoopConfig = Field(default_factory=LoopConfig)
-    motion: MotionConfig = Field(default_factory=MotionConfig)
+    motion: DriverConfig = Field(default_factory=DriverConfig)
     safety: SafetyConfig = Field(default_factory=SafetyConfig)
 
 
@@ -139,7 +138,7 @@ class Lockstep:
         """Another scene: arm at its start pose, everything as after starting the nodes. Control begins at once."""
         config = self.config
         self.simulation.reset(seed)
-        self._motion = Motion(self._kinematics, config.motion)
+        self._motion = Driver(self._kinematics, config.motion)
         self._filter = SafetyFilter(config.safety, self._arm_model)
         self.mode = mode or config.mode
         self._loop: ControlLoop = make_loop(self.mode, config.loop)

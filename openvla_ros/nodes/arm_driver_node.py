@@ -1,6 +1,6 @@
 """The arm driver: SafeCommand in, joint trajectories for the arm's own controller out, and ArmState back.
 
-All decisions are in control/motion.py, all geometry in robots/.
+All decisions are in drive/driver.py, all geometry in robots/.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
 import openvla_ros.msg as ours
-from openvla_ros.control.arrival import Outcome
-from openvla_ros.control.motion import Motion, MotionConfig, Trajectory
+from openvla_ros.drive.driver import Driver, DriverConfig, Trajectory
+from openvla_ros.drive.interfaces import load_interface
 from openvla_ros.errors import KinematicsError
-from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _timer
-from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
 from openvla_ros.robots.description import load_robot
-from openvla_ros.robots.interfaces import load_interface
 from openvla_ros.robots.kinematics import Kinematics
-from openvla_ros.types import ArmState
+from openvla_ros.ros import conversion, parameters, qos, spin, timers
+from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from openvla_ros.types import ArmState, Outcome
 
 
 class DriverParameters(BaseModel):
     """Parameters of the arm driver."""
 
     robot: str = Field("wx250s", description="robot description: a name in config/robots, or a file")
-    motion: MotionConfig = Field(default_factory=MotionConfig)
+    motion: DriverConfig = Field(default_factory=DriverConfig)
 
 
 class ArmDriverNode(Node):
@@ -40,32 +39,32 @@ class ArmDriverNode(Node):
 
     def __init__(self) -> None:
         super().__init__("arm_driver")
-        parameters = _parameters.declare(self, DriverParameters)
-        self._robot = load_robot(parameters.robot)
+        settings = parameters.declare(self, DriverParameters)
+        self._robot = load_robot(settings.robot)
         self._kinematics = Kinematics(self._robot)
-        self._motion = Motion(self._kinematics, parameters.motion)
+        self._motion = Driver(self._kinematics, settings.motion)
         self._gripper = float("nan")  # last opening sent
         self._command_received = self._command_sent = Time()
         self._problem = "no joint states yet: is the arm's own driver running?"
         interface = self._robot.interface
         self._interface = load_interface(interface.name)
-        self._arm = self.create_publisher(JointTrajectory, interface.arm_topic, _qos.STREAM)
-        self._gripper_publisher = self.create_publisher(JointTrajectory, interface.gripper_topic, _qos.STREAM)
-        self._arm_state = self.create_publisher(ours.ArmState, "arm_state", _qos.LATEST)
+        self._arm = self.create_publisher(JointTrajectory, interface.arm_topic, qos.STREAM)
+        self._gripper_publisher = self.create_publisher(JointTrajectory, interface.gripper_topic, qos.STREAM)
+        self._arm_state = self.create_publisher(ours.ArmState, "arm_state", qos.LATEST)
         self._diagnostics = Diagnostics(self)
-        self.create_subscription(JointState, interface.joint_states_topic, self._on_joint_states, _qos.STREAM)
-        self.create_subscription(ours.SafeCommand, "command", self._on_command, _qos.LATEST)
-        self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, _qos.STATUS)
-        self.create_subscription(Bool, "e_stop", self._on_e_stop, _qos.LATCHED)
-        _timer.every(self, 0.02, self._on_timer)
+        self.create_subscription(JointState, interface.joint_states_topic, self._on_joint_states, qos.STREAM)
+        self.create_subscription(ours.SafeCommand, "command", self._on_command, qos.LATEST)
+        self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, qos.STATUS)
+        self.create_subscription(Bool, "e_stop", self._on_e_stop, qos.LATCHED)
+        timers.every(self, 0.02, self._on_timer)
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds) * 1e-9
 
     def _on_command(self, message: ours.SafeCommand) -> None:
         self._command_received = self.get_clock().now().to_msg()
-        age = self._now() - _convert.seconds(message.decided)
-        self._send(self._motion.on_command(_convert.command(message), age, time.monotonic()))
+        age = self._now() - conversion.seconds(message.decided)
+        self._send(self._motion.on_command(conversion.command(message), age, time.monotonic()))
         self._command_sent = self.get_clock().now().to_msg()
         if self._motion.outcome is Outcome.REFUSED:
             self.get_logger().warning(f"command refused: {self._motion.detail}", throttle_duration_sec=1.0)
@@ -111,7 +110,7 @@ class ArmDriverNode(Node):
         linear, angular = self._kinematics.twist(q, qd)
         fingers = {f.name: float(message.position[index[f.name]]) for f in self._robot.gripper.fingers}
         return ArmState(
-            stamp=_convert.seconds(message.header.stamp),
+            stamp=conversion.seconds(message.header.stamp),
             pose=self._kinematics.forward(q),
             linear_velocity=linear,
             angular_velocity=angular,
@@ -124,18 +123,18 @@ class ArmDriverNode(Node):
     def _publish(self, state: ArmState, source: JointState) -> None:
         motion = self._motion
         message = ours.ArmState(
-            end_effector=_convert.pose_msg(state.pose),
-            twist=_convert.twist_msg(state.linear_velocity, state.angular_velocity),
-            joints=_convert.joint_state_msg(self._robot.joint_names, state),
+            end_effector=conversion.pose_msg(state.pose),
+            twist=conversion.twist_msg(state.linear_velocity, state.angular_velocity),
+            joints=conversion.joint_state_msg(self._robot.joint_names, state),
             gripper=state.gripper,
             outcome=motion.outcome.value,
-            outcome_stamp=_convert.time_msg(motion.outcome_stamp),
+            outcome_stamp=conversion.time_msg(motion.outcome_stamp),
             detail=motion.detail,
             command_received=self._command_received,
             command_sent=self._command_sent,
         )
         if motion.command is not None:
-            message.target = _convert.pose_msg(motion.command.target)
+            message.target = conversion.pose_msg(motion.command.target)
             message.command_sequence = motion.command.sequence
             message.action_sequence = motion.command.action_sequence
             message.episode_id = motion.command.episode_id
@@ -147,16 +146,16 @@ class ArmDriverNode(Node):
         if trajectory is None:
             return
         arm = self._interface.arm_trajectory(self._robot, trajectory.positions, trajectory.duration)
-        self._arm.publish(_convert.trajectory_msg(arm))
+        self._arm.publish(conversion.trajectory_msg(arm))
         # A gripper's controller need not hear every step that its target has not changed.
         if trajectory.gripper is not None and trajectory.gripper != self._gripper:
             self._gripper = trajectory.gripper
             gripper = self._interface.gripper_trajectory(self._robot, trajectory.gripper, trajectory.duration)
-            self._gripper_publisher.publish(_convert.trajectory_msg(gripper))
+            self._gripper_publisher.publish(conversion.trajectory_msg(gripper))
 
 
 def main() -> int:
-    return _spin.run(ArmDriverNode)
+    return spin.run(ArmDriverNode)
 
 
 if __name__ == "__main__":

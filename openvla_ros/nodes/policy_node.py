@@ -21,17 +21,17 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
 import openvla_ros.msg as ours
-from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, Wait, make_loop
 from openvla_ros.control.safety.rules import freeze
 from openvla_ros.errors import ConfigError, OpenVLAError, PolicyError
 from openvla_ros.images import ImageError, fingerprint
-from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _timer
-from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
-from openvla_ros.nodes._worker import Worker
 from openvla_ros.policy.base import Policy, Prediction
 from openvla_ros.policy.registry import load_policy
 from openvla_ros.robots.description import load_robot
+from openvla_ros.ros import conversion, parameters, qos, spin, timers
+from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from openvla_ros.ros.worker import Worker
+from openvla_ros.types import Outcome
 
 
 class PolicyParameters(BaseModel):
@@ -89,7 +89,7 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("policy")
-        self._settings = _parameters.declare(self, PolicyParameters)
+        self._settings = parameters.declare(self, PolicyParameters)
         self._diagnostics = Diagnostics(self)
         self._worker = Worker(self, "inference")
         self._policy: Policy | None = None
@@ -105,8 +105,8 @@ class PolicyNode(LifecycleNode):
         self._hung = False  # from when an inference takes too long until it returns, if it does
         self._last_error = ""
         self._inputs: list[Any] = []
-        self._observation = self.create_publisher(Header, "observation", _qos.HEARTBEAT)
-        self._about = self.create_publisher(String, "policy_info", _qos.LATCHED)
+        self._observation = self.create_publisher(Header, "observation", qos.HEARTBEAT)
+        self._about = self.create_publisher(String, "policy_info", qos.LATCHED)
         self.add_on_set_parameters_callback(self._on_parameters)
         if self._settings.autostart:
             self._start_timer = self.create_timer(0.0, self._autostart)
@@ -137,16 +137,16 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(traceback.format_exc())
             return TransitionCallbackReturn.FAILURE
         self._policy = policy
-        self._actions = self.create_lifecycle_publisher(ours.DeltaAction, "action", _qos.LATEST)
+        self._actions = self.create_lifecycle_publisher(ours.DeltaAction, "action", qos.LATEST)
         image_type = CompressedImage if self._settings.compressed else Image
         self._inputs = [
-            self.create_subscription(image_type, "image", self._on_image, _qos.CAMERA),
-            self.create_subscription(String, "instruction", self._on_instruction, _qos.LATCHED),
-            self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, _qos.LATEST),
-            self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, _qos.STATUS),
-            self.create_subscription(ours.Episode, "episode", self._on_episode, _qos.LATCHED),
+            self.create_subscription(image_type, "image", self._on_image, qos.CAMERA),
+            self.create_subscription(String, "instruction", self._on_instruction, qos.LATCHED),
+            self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, qos.LATEST),
+            self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, qos.STATUS),
+            self.create_subscription(ours.Episode, "episode", self._on_episode, qos.LATCHED),
         ]
-        self._timer = _timer.every(self, 0.01, self._poll)
+        self._timer = timers.every(self, 0.01, self._poll)
         about = policy.describe()
         self._about.publish(String(data=json.dumps(about)))
         self.get_logger().info(f"policy ready: {about}")
@@ -213,7 +213,7 @@ class PolicyNode(LifecycleNode):
     def _on_image(self, message: Image | CompressedImage) -> None:
         if self._loop is not None:
             now = self._now()
-            stamp = _convert.seconds(message.header.stamp)
+            stamp = conversion.seconds(message.header.stamp)
             shows_now = self._loop.on_frame(Frame(stamp, now, _Image(message, now), fingerprint(message.data)))
             if shows_now and self._is_readable(message):
                 self._observation.publish(message.header)
@@ -222,7 +222,7 @@ class PolicyNode(LifecycleNode):
     def _is_readable(self, message: Image | CompressedImage) -> bool:
         """As far as one can tell without decoding it. Why not is reported by the inference that fails on it."""
         try:
-            _convert.check(message)
+            conversion.check(message)
         except ImageError:
             return False
         return not self._last_error
@@ -236,10 +236,10 @@ class PolicyNode(LifecycleNode):
     def _on_arm_state(self, message: ours.ArmState) -> None:
         if self._loop is not None:
             self._loop.on_arm_state(
-                _convert.arm_state(message),
+                conversion.arm_state(message),
                 int(message.action_sequence),
                 Outcome(message.outcome),
-                _convert.seconds(message.outcome_stamp),
+                conversion.seconds(message.outcome_stamp),
             )
 
     def _on_status(self, message: ours.SafetyStatus) -> None:
@@ -281,7 +281,7 @@ class PolicyNode(LifecycleNode):
         episode_id = self._episode_id
 
         def job() -> Prediction:
-            prediction = policy.predict(_convert.rgb(image.message), step.instruction)
+            prediction = policy.predict(conversion.rgb(image.message), step.instruction)
             if prediction.outside_action_tokens:
                 raise PolicyError(
                     f"{prediction.outside_action_tokens} of the model's tokens {prediction.token_ids.tolist()} are no "
@@ -337,10 +337,10 @@ class PolicyNode(LifecycleNode):
         message = ours.DeltaAction(
             episode_id=self._episode_id,
             sequence=self._sequence,
-            image_received=_convert.time_msg(image.received),
-            inference_started=_convert.time_msg(started),
-            inference_ended=_convert.time_msg(ended),
-            duration=_convert.duration_msg(self._settings.loop.motion_duration),
+            image_received=conversion.time_msg(image.received),
+            inference_started=conversion.time_msg(started),
+            inference_ended=conversion.time_msg(ended),
+            duration=conversion.duration_msg(self._settings.loop.motion_duration),
             instruction=step.instruction,
             unnorm_key=self._policy.unnorm_key,
             normalized=prediction.normalized.tolist(),
@@ -348,7 +348,7 @@ class PolicyNode(LifecycleNode):
         )
         message.header.stamp = image.message.header.stamp
         message.header.frame_id = self._base_frame
-        _convert.fill_action(message, prediction.action)
+        conversion.fill_action(message, prediction.action)
         if prediction.details is not None:
             message.probabilities = prediction.details.probabilities.tolist()
             message.entropies = prediction.details.entropies.tolist()
@@ -388,13 +388,13 @@ class PolicyNode(LifecycleNode):
                 raise ConfigError("the policy is active: deactivate it first (ros2 lifecycle set /policy deactivate)")
             if self._policy is not None and names & RELOADS:
                 raise ConfigError(f"{', '.join(sorted(names & RELOADS))}: clean up the policy node first")
-            self._settings = _parameters.read(self, PolicyParameters, changed)
+            self._settings = parameters.read(self, PolicyParameters, changed)
 
-        return _parameters.accept(check)
+        return parameters.accept(check)
 
 
 def main() -> int:
-    return _spin.run(PolicyNode)
+    return spin.run(PolicyNode)
 
 
 if __name__ == "__main__":

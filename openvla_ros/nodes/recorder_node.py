@@ -22,13 +22,13 @@ from std_srvs.srv import Trigger
 
 import openvla_ros.msg as ours
 from openvla_ros.errors import OpenVLAError, RecordingError
-from openvla_ros.nodes import _parameters, _qos, _spin
-from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
-from openvla_ros.nodes._remote_parameters import ASK_PERIOD, Every, RemoteParameters
-from openvla_ros.nodes._subscriptions import Subscriptions
 from openvla_ros.recording.backends import make_backend
 from openvla_ros.recording.provenance import Control, FailureReason, Instruction, Outcome, Provenance
 from openvla_ros.recording.recorder import Change, RecorderSettings
+from openvla_ros.ros import parameters, qos, spin
+from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from openvla_ros.ros.remote_parameters import ASK_PERIOD, Every, RemoteParameters
+from openvla_ros.ros.subscriptions import Subscriptions
 
 TOPICS = (
     "image",
@@ -72,7 +72,7 @@ class RecorderNode(Node):
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        self._settings = settings = _parameters.declare(self, RecorderParameters)
+        self._settings = settings = parameters.declare(self, RecorderParameters)
         self._diagnostics = Diagnostics(self)
         topics = list(dict.fromkeys(settings.topics + settings.extra_topics))
         self._recorder = make_backend(settings.backend, settings, [self.resolve_topic_name(t) for t in topics])
@@ -89,9 +89,9 @@ class RecorderNode(Node):
         # rclpy's annotations leave out that a callback with two arguments gets the message's info too.
         on_episode: Any = self._on_episode
         on_transition: Any = self._on_transition
-        self.create_subscription(ours.Episode, "episode", on_episode, _qos.LATCHED)
-        self.create_subscription(String, "policy_info", self._on_policy_info, _qos.LATCHED)
-        self.create_subscription(String, "instruction", self._on_instruction, _qos.LATCHED)
+        self.create_subscription(ours.Episode, "episode", on_episode, qos.LATCHED)
+        self.create_subscription(String, "policy_info", self._on_policy_info, qos.LATCHED)
+        self.create_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
         self._state = self.create_client(GetState, f"{settings.policy}/get_state")
         self._transitions = self.resolve_topic_name(f"{settings.policy}/transition_event")
         self.create_subscription(TransitionEvent, self._transitions, on_transition, QoSProfile(depth=10))
@@ -268,7 +268,7 @@ def _judged(provenance: Provenance, message: ours.Episode) -> Provenance:
 
 
 def main() -> int:
-    return _spin.run(RecorderNode)
+    return spin.run(RecorderNode)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ import openvla_ros.msg as ours
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.filter import Decision, SafetyFilter, State, Verdict
 from openvla_ros.errors import ConfigError
-from openvla_ros.nodes import _convert, _parameters, _qos, _spin, _stop_signal, _timer
-from openvla_ros.nodes._diagnostics import ERROR, OK, WARN, Diagnostics
-from openvla_ros.nodes._markers import safety_markers
-from openvla_ros.nodes._outlet import Outlet
 from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import RobotDescription, load_robot
+from openvla_ros.ros import conversion, parameters, qos, spin, stop_signal, timers
+from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from openvla_ros.ros.markers import safety_markers
+from openvla_ros.ros.outlet import Outlet
 
 NO_ROBOT = "none"
 REFUSAL_INTERVAL = 0.004  # [s] between two refusals that are told: a flood of actions is not to become one of statuses
@@ -53,8 +53,8 @@ class SafetyFilterNode(Node):
 
     def __init__(self) -> None:
         super().__init__("safety_filter")
-        self._settings = _parameters.declare(self, NodeParameters)
-        config = _parameters.declare(self, SafetyConfig)
+        self._settings = parameters.declare(self, NodeParameters)
+        config = parameters.declare(self, SafetyConfig)
         self._robot = None if self._settings.robot == NO_ROBOT else load_robot(self._settings.robot)
         self._arm_model = None if self._robot is None else ArmModel(self._robot)
         self._base_frame = base_frame(self._settings.base_frame, self._robot)
@@ -65,19 +65,19 @@ class SafetyFilterNode(Node):
         self._last_status = self._last_refusal = -math.inf  # steady clock [s]
         self._action = ours.DeltaAction()  # the one being answered
         self._command = Outlet(self)
-        self._status = self.create_publisher(ours.SafetyStatus, "safety_status", _qos.STATUS)
-        self._markers = self.create_publisher(MarkerArray, "safety_markers", _qos.LATCHED)
+        self._status = self.create_publisher(ours.SafetyStatus, "safety_status", qos.STATUS)
+        self._markers = self.create_publisher(MarkerArray, "safety_markers", qos.LATCHED)
         self._diagnostics = Diagnostics(self)
-        self.create_subscription(ours.DeltaAction, "action", self._on_action, _qos.LATEST)
-        self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, _qos.LATEST)
-        self.create_subscription(Bool, "e_stop", self._on_e_stop, _qos.LATCHED)
-        self.create_subscription(Empty, "heartbeat", self._on_heartbeat, _qos.HEARTBEAT)
-        self.create_subscription(Header, "observation", self._on_observation, _qos.HEARTBEAT)
+        self.create_subscription(ours.DeltaAction, "action", self._on_action, qos.LATEST)
+        self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, qos.LATEST)
+        self.create_subscription(Bool, "e_stop", self._on_e_stop, qos.LATCHED)
+        self.create_subscription(Empty, "heartbeat", self._on_heartbeat, qos.HEARTBEAT)
+        self.create_subscription(Header, "observation", self._on_observation, qos.HEARTBEAT)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._signal_guard = self.create_guard_condition(self._heed_signal)
-        _timer.every(self, 1.0 / self._settings.tick_hz, self._on_timer)
-        _timer.every(self, 1.0 / self._settings.marker_hz, self._show)
+        timers.every(self, 1.0 / self._settings.tick_hz, self._on_timer)
+        timers.every(self, 1.0 / self._settings.marker_hz, self._show)
         if not self._settings.armed_at_start:
             now = self._now()
             self._publish(self._filter.stop("the start of the filter", now), now)
@@ -118,10 +118,10 @@ class SafetyFilterNode(Node):
         self._heed_signal()
         now = self._now()
         self._action = message
-        self._publish(self._filter.on_action(_convert.stamped_action(message), now), now)
+        self._publish(self._filter.on_action(conversion.stamped_action(message), now), now)
 
     def _on_arm_state(self, message: ours.ArmState) -> None:
-        self._filter.on_arm_state(_convert.arm_state(message))
+        self._filter.on_arm_state(conversion.arm_state(message))
         if message.outcome == ours.ArmState.REFUSED:
             self._filter.on_refusal(message.command_sequence, message.detail)
 
@@ -163,11 +163,11 @@ class SafetyFilterNode(Node):
         now = self._now()
         answers = decision.action_sequence != 0
         if decision.command is not None:
-            command = _convert.command_msg(decision.command)
+            command = conversion.command_msg(decision.command)
             command.header.frame_id = self._base_frame
-            command.header.stamp = self._action.header.stamp if answers else _convert.time_msg(now)
-            command.action_received = _convert.time_msg(received)
-            command.decided = _convert.time_msg(now)
+            command.header.stamp = self._action.header.stamp if answers else conversion.time_msg(now)
+            command.action_received = conversion.time_msg(received)
+            command.decided = conversion.time_msg(now)
             self._command.send(command)
         if decision.verdict is Verdict.REFUSED and decision.command is None:
             if time.monotonic() - self._last_refusal < REFUSAL_INTERVAL:
@@ -182,11 +182,11 @@ class SafetyFilterNode(Node):
             verdict=decision.verdict.value,
             action_sequence=decision.action_sequence,
             command_sequence=last.sequence if last is not None else 0,
-            reports=[_convert.report_msg(r) for r in decision.reports],
+            reports=[conversion.report_msg(r) for r in decision.reports],
             raw_action=nothing if decision.raw is None else decision.raw.to_array(),
             filtered_action=nothing if decision.filtered is None else decision.filtered.to_array(),
         )
-        status.header.stamp = _convert.time_msg(now)
+        status.header.stamp = conversion.time_msg(now)
         self._status.publish(status)
         self._last_status = time.monotonic()
         reasons = "; ".join(f"{r.rule}: {r.detail}" for r in decision.reports)
@@ -196,7 +196,7 @@ class SafetyFilterNode(Node):
     def _show(self) -> None:
         last = self._filter.last_command
         target = None if last is None or last.hold else last.target
-        stamp = _convert.time_msg(self._now())
+        stamp = conversion.time_msg(self._now())
         self._markers.publish(
             safety_markers(self._filter.config, target, self._filter.measured, self._base_frame, stamp)
         )
@@ -206,11 +206,11 @@ class SafetyFilterNode(Node):
             frozen = [p.name for p in changed if p.name in NodeParameters.model_fields]
             if frozen:
                 raise ConfigError(f"{', '.join(frozen)} can't be changed while the node runs: restart it")
-            config = _parameters.read(self, SafetyConfig, changed)
+            config = parameters.read(self, SafetyConfig, changed)
             self._check(config)
             self._filter.update(config)
 
-        return _parameters.accept(check)
+        return parameters.accept(check)
 
 
 def base_frame(asked: str, robot: RobotDescription | None) -> str:
@@ -226,12 +226,12 @@ def base_frame(asked: str, robot: RobotDescription | None) -> str:
 
 def make() -> SafetyFilterNode:
     node = SafetyFilterNode()
-    _stop_signal.watch(node.stop_at_once)
+    stop_signal.watch(node.stop_at_once)
     return node
 
 
 def main() -> int:
-    return _spin.run(make)
+    return spin.run(make)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from openvla_ros.errors import ConfigError
-from openvla_ros.nodes import _convert, _parameters, _qos, _spin
-from openvla_ros.nodes._diagnostics import OK, WARN, Diagnostics
 from openvla_ros.robots.description import load_robot
+from openvla_ros.ros import conversion, parameters, qos, spin
+from openvla_ros.ros.diagnostics import OK, WARN, Diagnostics
 from openvla_ros.sim.camera import Camera
 from openvla_ros.sim.simulation import Simulation
 from openvla_ros.sim.tasks import fulfilled, grasped
@@ -56,7 +56,7 @@ class SimNode(Node):
 
     def __init__(self) -> None:
         super().__init__("sim")
-        self._settings = _parameters.declare(self, SimParameters)
+        self._settings = parameters.declare(self, SimParameters)
         robot = load_robot(self._settings.robot)
         self._seed = self._settings.seed
         self._next_seed = self._seed + 1
@@ -65,9 +65,9 @@ class SimNode(Node):
         self._late = 0  # times that real time could not be kept
         self._begin = 0.0  # steady clock [s] at which the world's clock read zero
         self._rejected = ""
-        self._joint_states = self.create_publisher(JointState, robot.interface.joint_states_topic, _qos.STREAM)
-        self._images = self.create_publisher(Image, "image", _qos.CAMERA)
-        self._judgements = self.create_publisher(String, "~/judgement", _qos.LATEST)
+        self._joint_states = self.create_publisher(JointState, robot.interface.joint_states_topic, qos.STREAM)
+        self._images = self.create_publisher(Image, "image", qos.CAMERA)
+        self._judgements = self.create_publisher(String, "~/judgement", qos.LATEST)
         self._diagnostics = Diagnostics(self)
         topics = {
             robot.interface.arm_topic: self._simulation.arm,
@@ -75,7 +75,7 @@ class SimNode(Node):
         }
         for topic, controller in topics.items():
             callback = partial(self._on_trajectory, controller)
-            self.create_subscription(JointTrajectory, topic, callback, _qos.STREAM)
+            self.create_subscription(JointTrajectory, topic, callback, qos.STREAM)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._closing = threading.Event()
         self._failure: Exception | None = None
@@ -90,9 +90,9 @@ class SimNode(Node):
             if frozen:
                 raise ConfigError(f"{', '.join(frozen)} can't be changed while the node runs: restart it")
             if any(p.name == "seed" for p in changed):
-                self._next_seed = _parameters.read(self, SimParameters, changed).seed
+                self._next_seed = parameters.read(self, SimParameters, changed).seed
 
-        return _parameters.accept(check)
+        return parameters.accept(check)
 
     def close(self) -> None:
         self._closing.set()
@@ -100,14 +100,14 @@ class SimNode(Node):
 
     def _on_trajectory(self, controller: TrajectoryController, message: JointTrajectory) -> None:
         points = message.points
-        stamp = _convert.seconds(message.header.stamp)
+        stamp = conversion.seconds(message.header.stamp)
         with self._lock:
             now = self._simulation.world.time
             begins_in = stamp - self.get_clock().now().nanoseconds * 1e-9 if stamp else 0.0
             try:
                 controller.accept(
                     message.joint_names,
-                    [_convert.seconds(p.time_from_start) for p in points],
+                    [conversion.seconds(p.time_from_start) for p in points],
                     [p.positions for p in points],
                     [p.velocities for p in points] if points and all(len(p.velocities) for p in points) else None,
                     now=now,
@@ -203,7 +203,7 @@ class SimNode(Node):
 
 
 def main() -> int:
-    return _spin.run(SimNode)
+    return spin.run(SimNode)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from openvla_ros.recording.measure import IMAGES, Measurements, header_stamp, na
 from openvla_ros.recording.provenance import FILE_NAME, METADATA_RECORD, Outcome, Provenance
 from openvla_ros.recording.trace import Frame, Step, Trace
 
-# What the graph offers; nodes/_qos.py has the same by role.
+# What the graph offers; nodes/qos.py has the same by role.
 _LATCHED = {"instruction", "e_stop", "episode", "safety_status", "policy_info"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 

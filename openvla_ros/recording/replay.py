@@ -1,6 +1,6 @@
 """Sending recorded actions again: what to send and when, whether a graph is fit for it, and how far the arm was off.
 
-No ROS; nodes/_replayer.py does the sending.
+No ROS; operate/replayer.py does the sending.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from openvla_ros.errors import ConfigError
 from openvla_ros.paths import config_file, resource_file
-from openvla_ros.robots.interfaces import INTERFACES
 from openvla_ros.types import Array
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -143,7 +142,7 @@ class AcceptedActions(_Frozen):
 class CommandInterface(_Frozen):
     """How the arm's own driver is spoken to; topics are relative to the robot's namespace."""
 
-    name: str  # a key of openvla_ros.robots.interfaces.INTERFACES
+    name: str  # one of openvla_ros/drive/interfaces, which says so where there is none of this name
     arm_topic: str
     gripper_topic: str
     joint_states_topic: str
@@ -198,13 +197,6 @@ class RobotDescription(_Frozen):
                 if not joint.lower <= value <= joint.upper:
                     raise ValueError(f"{name}: {joint.name} {value} is outside {joint.lower} .. {joint.upper}")
         return poses
-
-    @field_validator("interface")
-    @classmethod
-    def _interface_exists(cls, interface: CommandInterface) -> CommandInterface:
-        if interface.name not in INTERFACES:
-            raise ValueError(f"no command interface {interface.name!r}; there are {sorted(INTERFACES)}")
-        return interface
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> RobotDescription:

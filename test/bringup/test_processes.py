@@ -26,7 +26,7 @@ from ros_nodes import own_domain, ros
 from openvla_ros.bringup.graph import NodeSpec, sim
 from openvla_ros.bringup.processes import Processes, ros_arguments
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
 
 TWO = replace(sim(), nodes=tuple(n for n in sim().nodes if n.name in ("safety_filter", "arm_driver")))
 ONE = TWO.without("arm_driver")

@@ -24,8 +24,8 @@ from ros_nodes import own_domain
 from openvla_ros.bringup.graph import GraphSpec, NodeSpec
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.nodes import _qos, _timer
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
+from openvla_ros.ros import qos, timers
 
 FILTER = NodeSpec("safety_filter", "safety_filter_node", {"robot": "none", "base_frame": "base"})
 
@@ -37,9 +37,9 @@ class Graph:
         self.nodes, self.operator = nodes, operator
         self.status = ours.SafetyStatus()
         self.statuses = 0
-        self._arm = operator.node.create_publisher(ours.ArmState, "arm_state", _qos.LATEST)
-        _timer.every(operator.node, 0.02, self._report)
-        operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
+        self._arm = operator.node.create_publisher(ours.ArmState, "arm_state", qos.LATEST)
+        timers.every(operator.node, 0.02, self._report)
+        operator.watch(ours.SafetyStatus, "safety_status", qos.STATUS, self._on_status)
 
     def _report(self) -> None:
         arm = ours.ArmState()
@@ -266,7 +266,7 @@ def test_stop_signal(graph: Graph) -> None:
     """Hazard: a script or a GPIO daemon that stops the arm must not depend on ROS' discovery, nor end the filter."""
     graph.arm()
     holds: list[ours.SafeCommand] = []
-    graph.operator.watch(ours.SafeCommand, "command", _qos.STREAM, holds.append)
+    graph.operator.watch(ours.SafeCommand, "command", qos.STREAM, holds.append)
     graph.operator.wait_for("a publisher", lambda: graph.operator.node.count_publishers("command") == 1, 5)
     graph.nodes["safety_filter"].send_signal(signal.SIGUSR1)
     graph.wait_for_state(ours.SafetyStatus.STOPPED)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safety_scene import arm_state
 
-from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.loops import LOOPS, Frame, LoopConfig, Start, Wait, make_loop
 from openvla_ros.errors import ConfigError
+from openvla_ros.types import Outcome
 
 
 class Bench:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safety_scene import DOWN, START, Scene, action, codes, shifted, turned
 from scipy.spatial.transform import Rotation
 
-from openvla_ros.control import quaternion
+from openvla_ros import geometry
 from openvla_ros.control.safety import State, Verdict, rules
 from openvla_ros.control.safety.motion import share_until
 from openvla_ros.control.safety.rules.tracking import share_within_angle, share_within_ball
@@ -141,8 +141,8 @@ def step() -> None:
     decision = Scene().step((0.06, 0.08, 0), (0.3, 0, -0.4), duration=1.0)
     assert decision.verdict is Verdict.LIMITED
     np.testing.assert_allclose(decision.filtered.translation, (0.03, 0.04, 0))
-    rotvec = quaternion.to_rotvec(quaternion.from_rpy(np.array([0.3, 0, -0.4])))
-    passed = quaternion.to_rotvec(quaternion.from_rpy(decision.filtered.rotation))
+    rotvec = geometry.to_rotvec(geometry.from_rpy(np.array([0.3, 0, -0.4])))
+    passed = geometry.to_rotvec(geometry.from_rpy(decision.filtered.rotation))
     np.testing.assert_allclose(passed, 0.25 * rotvec / np.linalg.norm(rotvec), atol=1e-9)
 
 
@@ -179,7 +179,7 @@ def tracking() -> None:
     scene = Scene(follow=False)
     for _ in range(20):
         target = scene.step((0, 0.03, 0), (0, 0, 0.2)).command.target
-    distance, angle = quaternion.errors(scene.pose, target)
+    distance, angle = geometry.errors(scene.pose, target)
     assert distance == pytest.approx(0.10)
     assert angle == pytest.approx(0.6)
     assert scene.step((0, -0.03, 0)).verdict is Verdict.ACCEPTED  # back is free
@@ -205,7 +205,7 @@ def workspace() -> None:
         for _ in range(20):
             decision = scene.step((0, 0, 0), 0.25 * np.eye(3)[axis])
         assert "workspace" in codes(decision)
-        relative = quaternion.to_rotvec(quaternion.between(DOWN, scene.pose.quaternion))
+        relative = geometry.to_rotvec(geometry.between(DOWN, scene.pose.quaternion))
         np.testing.assert_allclose(relative, (1.0, 1.0, 1.57) * np.eye(3)[axis], atol=1e-5)
 
 
@@ -396,7 +396,7 @@ def test_the_shares_of_the_tracking_rule_are_the_largest_allowed(step: Any, offs
     assert np.linalg.norm(offset + share * step) <= limit * (1 + 1e-7)
     assert share == 1 or np.linalg.norm(offset + (share + 1e-3) * step) >= limit * (1 - 1e-7)
 
-    turn = quaternion.from_rotvec(offset) * (-1 if flip else 1)  # both signs are the same rotation
+    turn = geometry.from_rotvec(offset) * (-1 if flip else 1)  # both signs are the same rotation
     share = share_within_angle(step, turn, limit)
 
     def angle(s: float) -> float:
@@ -421,7 +421,7 @@ def test_orientation_does_not_jump_to_the_other_bound_at_pi() -> None:
     """Hazard: beyond pi a rotation vector changes its sign; clipped naively the wrist spins right round."""
     scene = Scene(pose=turned((0, 0, 3.1)))
     decision = scene.step((0, 0, 0), (0, 0, 0.2))
-    _, angle = quaternion.errors(scene.pose, turned((0, 0, 3.1)))
+    _, angle = geometry.errors(scene.pose, turned((0, 0, 3.1)))
     assert angle < 1e-5
     assert decision.reports[0].asked == pytest.approx(3.3)
 

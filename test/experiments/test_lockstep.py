@@ -7,13 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.safety import SafetyConfig
 from openvla_ros.control.safety.decision import Verdict
 from openvla_ros.errors import ConfigError, PolicyError
 from openvla_ros.experiments.lockstep import Lockstep, LockstepConfig
 from openvla_ros.experiments.rollout import Limits, expert, rollout
-from openvla_ros.types import Action
+from openvla_ros.types import Action, Outcome
 
 LIFT = "lift the red block"
 

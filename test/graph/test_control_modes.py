@@ -7,7 +7,7 @@ import openvla_ros.msg as ours
 import pytest
 from graph_harness import Running
 
-from openvla_ros.nodes import _convert, _qos
+from openvla_ros.ros import conversion, qos
 
 
 class Messages:
@@ -17,9 +17,9 @@ class Messages:
         self.actions: list[ours.DeltaAction] = []
         self.commands: list[ours.SafeCommand] = []
         self.arm_states: list[ours.ArmState] = []
-        running.operator.watch(ours.DeltaAction, "action", _qos.STREAM, self.actions.append)
-        running.operator.watch(ours.SafeCommand, "command", _qos.STREAM, self.commands.append)
-        running.operator.watch(ours.ArmState, "arm_state", _qos.STREAM, self.arm_states.append)
+        running.operator.watch(ours.DeltaAction, "action", qos.STREAM, self.actions.append)
+        running.operator.watch(ours.SafeCommand, "command", qos.STREAM, self.commands.append)
+        running.operator.watch(ours.ArmState, "arm_state", qos.STREAM, self.arm_states.append)
 
     def answered(self) -> list[tuple[ours.DeltaAction, ours.SafeCommand]]:
         """Each action with the command that it became."""
@@ -38,9 +38,9 @@ def test_non_blocking_runs_at_its_rate_and_moves_the_arm(running: Running, messa
     running.activate("non_blocking")
     running.wait("20 commands", lambda: len(messages.answered()) >= 20, 30)
     running.operator.transition("policy", "deactivate")
-    starts = np.array([_convert.seconds(a.inference_started) for a in messages.actions])
+    starts = np.array([conversion.seconds(a.inference_started) for a in messages.actions])
     assert np.median(np.diff(starts)) == pytest.approx(0.2, abs=0.03)
-    positions = np.array([_convert.pose(s.end_effector).position for s in messages.arm_states])
+    positions = np.array([conversion.pose(s.end_effector).position for s in messages.arm_states])
     assert np.ptp(positions, axis=0).max() > 0.01
 
 
@@ -59,7 +59,7 @@ def test_every_command_tells_where_it_comes_from(running: Running, messages: Mes
             command.action_received,
             command.decided,
         ]
-        stamps = [_convert.seconds(h) for h in hops]
+        stamps = [conversion.seconds(h) for h in hops]
         assert stamps == sorted(stamps)
         assert len(action.token_ids) == len(action.normalized) == 7
 
@@ -71,7 +71,7 @@ def test_blocking_waits_for_the_arm_and_for_an_image_after_it(running: Running, 
     running.wait("8 commands", lambda: len(messages.answered()) >= 8, 60)
     running.operator.transition("policy", "deactivate")
     ended = {
-        s.action_sequence: _convert.seconds(s.outcome_stamp)
+        s.action_sequence: conversion.seconds(s.outcome_stamp)
         for s in messages.arm_states
         if s.outcome not in (ours.ArmState.NONE, ours.ArmState.EXECUTING)
     }
@@ -79,8 +79,8 @@ def test_blocking_waits_for_the_arm_and_for_an_image_after_it(running: Running, 
     for before, after in zip(messages.actions, messages.actions[1:], strict=False):
         if before.sequence in ended:
             judged += 1
-            assert _convert.seconds(after.header.stamp) > ended[before.sequence]
-            assert _convert.seconds(after.inference_started) > ended[before.sequence]
+            assert conversion.seconds(after.header.stamp) > ended[before.sequence]
+            assert conversion.seconds(after.inference_started) > ended[before.sequence]
     assert judged >= 5
     arrived = {s.action_sequence for s in messages.arm_states if s.outcome == ours.ArmState.ARRIVED}
     assert len(arrived) >= 4
@@ -93,7 +93,7 @@ def test_arrival_is_where_the_command_said(running: Running, messages: Messages)
     running.operator.transition("policy", "deactivate")
     for state in messages.arm_states:
         if state.outcome == ours.ArmState.ARRIVED and state.header.stamp == state.outcome_stamp:
-            translation, rotation = _convert.pose(state.end_effector).motion_to(_convert.pose(state.target))
+            translation, rotation = conversion.pose(state.end_effector).motion_to(conversion.pose(state.target))
             assert np.linalg.norm(translation) < 0.011
             assert np.linalg.norm(rotation) < 0.06
 

@@ -13,12 +13,12 @@ from graph_harness import node_processes, reserved_domain
 from ros_nodes import own_domain
 from std_msgs.msg import String
 
-from openvla_ros.demo.judge import Judge
-from openvla_ros.nodes import _qos
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.judge import Judge
+from openvla_ros.operate.operator import Operator
 from openvla_ros.paths import resource_file
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.provenance import Outcome
+from openvla_ros.ros import qos
 
 TASKS = ("lift the red block", "put the red block on the plate")
 
@@ -83,7 +83,7 @@ class Simulator:
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
         self.judge = Judge(operator)
-        self._publisher = operator.node.create_publisher(String, "sim/judgement", _qos.LATEST)
+        self._publisher = operator.node.create_publisher(String, "sim/judgement", qos.LATEST)
         operator.wait_for("the judge", lambda: self._publisher.get_subscription_count() == 1, 10.0)
 
     def says(self, time: float, *done: str, scene: int = 0, grasped: tuple[str, ...] = ()) -> None:

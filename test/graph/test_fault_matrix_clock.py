@@ -15,7 +15,7 @@ from graph_harness import Running, run_graph
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
-from openvla_ros.nodes import _convert, _qos, _timer
+from openvla_ros.ros import conversion, qos, timers
 
 WAITING, STOPPED = ours.SafetyStatus.WAITING, ours.SafetyStatus.STOPPED
 
@@ -34,14 +34,14 @@ class Time:
         self._clock = node.create_publisher(
             Clock, "/clock", QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         )
-        self._actions = node.create_publisher(ours.DeltaAction, "action", _qos.LATEST)
-        running.operator.watch(ours.ArmState, "arm_state", _qos.LATEST, lambda m: setattr(self, "_arm", m))
-        _timer.every(node, 0.005, self._tick)
-        _timer.every(node, 0.1, self._act)
+        self._actions = node.create_publisher(ours.DeltaAction, "action", qos.LATEST)
+        running.operator.watch(ours.ArmState, "arm_state", qos.LATEST, lambda m: setattr(self, "_arm", m))
+        timers.every(node, 0.005, self._tick)
+        timers.every(node, 0.1, self._act)
 
     def _tick(self) -> None:
         now = self._operator.now() + self.offset if self.stopped is None else self.stopped
-        self._clock.publish(Clock(clock=_convert.time_msg(now)))
+        self._clock.publish(Clock(clock=conversion.time_msg(now)))
 
     def stop(self) -> None:
         self.stopped = self._operator.now()
@@ -53,7 +53,7 @@ class Time:
         y = self._arm.end_effector.position.y
         self._direction = -1.0 if y > 0.12 else 1.0 if y < -0.12 else self._direction
         self._sequence += 1
-        now = _convert.time_msg(self._operator.now())
+        now = conversion.time_msg(self._operator.now())
         message = ours.DeltaAction(sequence=self._sequence, gripper=1.0, duration=Duration(nanosec=200_000_000))
         message.header.stamp = message.image_received = message.inference_started = message.inference_ended = now
         message.translation.y = 0.02 * self._direction

@@ -16,7 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from graph_harness import Running, alive, idle_graph, node_processes, run_graph
 from sensor_msgs.msg import Image
 
-from openvla_ros.nodes import _qos
+from openvla_ros.ros import qos
 
 
 class Relay:
@@ -24,8 +24,8 @@ class Relay:
 
     def __init__(self, running: Running) -> None:
         self.mode = "pass"
-        self._publisher = running.operator.node.create_publisher(Image, "image", _qos.CAMERA)
-        running.operator.watch(Image, "camera/image", _qos.CAMERA, self._on_image)
+        self._publisher = running.operator.node.create_publisher(Image, "image", qos.CAMERA)
+        running.operator.watch(Image, "camera/image", qos.CAMERA, self._on_image)
 
     def _on_image(self, message: Image) -> None:
         if self.mode == "encoding":
@@ -49,10 +49,10 @@ class Faults:
         self.heard: Counter[str] = Counter()
         self.relay = Relay(running)
         operator = running.operator
-        operator.watch(ours.DeltaAction, "action", _qos.STREAM, self.actions.append)
-        operator.watch(ours.ArmState, "arm_state", _qos.LATEST, lambda m: setattr(self, "arm", m))
-        operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, lambda m: setattr(self, "status", m))
-        operator.watch(DiagnosticArray, "/diagnostics", _qos.STREAM, self._on_diagnostics)
+        operator.watch(ours.DeltaAction, "action", qos.STREAM, self.actions.append)
+        operator.watch(ours.ArmState, "arm_state", qos.LATEST, lambda m: setattr(self, "arm", m))
+        operator.watch(ours.SafetyStatus, "safety_status", qos.STATUS, lambda m: setattr(self, "status", m))
+        operator.watch(DiagnosticArray, "/diagnostics", qos.STREAM, self._on_diagnostics)
         running.start_afresh()
         running.activate("non_blocking")
         self.wait_for_motion()

@@ -22,8 +22,8 @@ from openvla_ros.bringup.dds import local_environment
 from openvla_ros.bringup.graph import NodeSpec
 from openvla_ros.bringup.processes import ros_arguments
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.nodes import _qos
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
+from openvla_ros.ros import qos
 
 SCRIPT = Path(__file__).parents[1] / "support" / "broken_policy_node.py"
 
@@ -35,10 +35,10 @@ class Scene:
         self.operator, self.checkpoint, self.process = operator, checkpoint, process
         self.actions: list[ours.DeltaAction] = []
         self.said = ""
-        operator.watch(ours.DeltaAction, "action", _qos.STREAM, self.actions.append)
-        operator.watch(DiagnosticArray, "/diagnostics", _qos.STREAM, self._on_diagnostics)
-        self._image = operator.node.create_publisher(Image, "image", _qos.CAMERA)
-        self._arm = operator.node.create_publisher(ours.ArmState, "arm_state", _qos.LATEST)
+        operator.watch(ours.DeltaAction, "action", qos.STREAM, self.actions.append)
+        operator.watch(DiagnosticArray, "/diagnostics", qos.STREAM, self._on_diagnostics)
+        self._image = operator.node.create_publisher(Image, "image", qos.CAMERA)
+        self._arm = operator.node.create_publisher(ours.ArmState, "arm_state", qos.LATEST)
         self._timer: Timer = operator.node.create_timer(0.05, self._publish)
         operator.transition("policy", "configure", 60)
         operator.instruct("lift the can")

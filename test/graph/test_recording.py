@@ -15,11 +15,11 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability, QosReliability
 
 from openvla_ros.bringup.graph import sim
-from openvla_ros.nodes import _qos
 from openvla_ros.recording.definitions import type_hash
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.provenance import FailureReason, Outcome, Provenance
 from openvla_ros.recording.trace import HOPS
+from openvla_ros.ros import qos
 
 
 class Lab:
@@ -32,9 +32,9 @@ class Lab:
         self.level = 0
         self.actions = 0
         self.actions_of: Counter[str] = Counter()  # by episode_id
-        self.episode = running.operator.node.create_publisher(ours.Episode, "episode", _qos.LATCHED)
-        running.operator.watch(DiagnosticArray, "/diagnostics", _qos.STREAM, self._on_diagnostics)
-        running.operator.watch(ours.DeltaAction, "action", _qos.STREAM, self._on_action)
+        self.episode = running.operator.node.create_publisher(ours.Episode, "episode", qos.LATCHED)
+        running.operator.watch(DiagnosticArray, "/diagnostics", qos.STREAM, self._on_diagnostics)
+        running.operator.watch(ours.DeltaAction, "action", qos.STREAM, self._on_action)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

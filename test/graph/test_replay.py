@@ -13,8 +13,8 @@ from graph_harness import Running, run_graph
 
 from openvla_ros.bringup.graph import sim
 from openvla_ros.errors import ReplayError
-from openvla_ros.nodes._operator import Operator
-from openvla_ros.nodes._replayer import Replayer
+from openvla_ros.operate.operator import Operator
+from openvla_ros.operate.replayer import Replayer
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.replay import Path, Plan, PlannedStep, Replay, Source, Tolerance, distance, make_plan
 from openvla_ros.robots.description import load_robot

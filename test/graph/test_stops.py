@@ -9,7 +9,7 @@ import openvla_ros.msg as ours
 import pytest
 from graph_harness import Running
 
-from openvla_ros.nodes import _convert, _qos
+from openvla_ros.ros import conversion, qos
 
 
 class Seen:
@@ -18,9 +18,9 @@ class Seen:
     def __init__(self, running: Running) -> None:
         self.log: list[ours.SafeCommand | ours.SafetyStatus] = []
         self.arm: ours.ArmState = ours.ArmState()
-        running.operator.watch(ours.SafeCommand, "command", _qos.STREAM, self.log.append)
-        running.operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self.log.append)
-        running.operator.watch(ours.ArmState, "arm_state", _qos.LATEST, self._on_arm)
+        running.operator.watch(ours.SafeCommand, "command", qos.STREAM, self.log.append)
+        running.operator.watch(ours.SafetyStatus, "safety_status", qos.STATUS, self.log.append)
+        running.operator.watch(ours.ArmState, "arm_state", qos.LATEST, self._on_arm)
 
     def _on_arm(self, message: ours.ArmState) -> None:
         self.arm = message
@@ -93,8 +93,8 @@ def test_reset_is_refused_while_pressed_and_re_arms_after(running: Running, seen
     moves = len(seen.moves)
     running.wait("motion again", lambda: len(seen.moves) > moves, 10)
     # Motion resumes from where the arm is, not from where it would have been.
-    target = _convert.pose(seen.moves[moves].target)
-    translation, _ = _convert.pose(seen.arm.end_effector).motion_to(target)
+    target = conversion.pose(seen.moves[moves].target)
+    translation, _ = conversion.pose(seen.arm.end_effector).motion_to(target)
     assert np.linalg.norm(translation) < 0.06
 
 

@@ -1,24 +1,9 @@
-"""Tests of what nodes are made of, on real nodes: skipped only where there is no ROS at all."""
-
-from __future__ import annotations
-
-from collections.abc import Iterator
+"""Tests of single nodes: skipped only where there is no ROS at all."""
 
 import pytest
 
-pytest.importorskip("rclpy", reason="tests of nodes need ROS; `make test` installs it")
+pytest.importorskip("rclpy", reason="needs ROS; `make test` installs it")
 
-from ros_nodes import Ros, own_domain
-from ros_nodes import ros as make_ros
+from ros_fixtures import domain, ros
 
-
-@pytest.fixture(scope="module")
-def domain() -> Iterator[int]:
-    with own_domain() as number:
-        yield number
-
-
-@pytest.fixture
-def ros(domain: int) -> Iterator[Ros]:
-    with make_ros(domain) as running:
-        yield running
+__all__ = ["domain", "ros"]

@@ -20,8 +20,8 @@ from std_msgs.msg import Empty
 from visualization_msgs.msg import Marker, MarkerArray
 
 from openvla_ros.control.safety import SafetyConfig
-from openvla_ros.nodes import _convert, _qos
-from openvla_ros.nodes._markers import safety_markers
+from openvla_ros.ros import conversion, qos
+from openvla_ros.ros.markers import safety_markers
 from openvla_ros.types import ArmState, Pose
 
 ROBOT, MODEL, _ = parts("wx250s")
@@ -65,22 +65,22 @@ class Arm:
         self._ros = running
         node = running.node("arm")
         self._clock = node.get_clock()
-        self._state = node.create_publisher(ours.ArmState, "arm_state", _qos.LATEST)
-        self._action = node.create_publisher(ours.DeltaAction, "action", _qos.LATEST)
+        self._state = node.create_publisher(ours.ArmState, "arm_state", qos.LATEST)
+        self._action = node.create_publisher(ours.DeltaAction, "action", qos.LATEST)
         self.commands: list[ours.SafeCommand] = []
         self.statuses: list[ours.SafetyStatus] = []
         self.markers: list[MarkerArray] = []
-        node.create_subscription(ours.SafeCommand, "command", self.commands.append, _qos.STREAM)
-        node.create_subscription(ours.SafetyStatus, "safety_status", self.statuses.append, _qos.STATUS)
-        node.create_subscription(MarkerArray, "safety_markers", self.markers.append, _qos.LATCHED)
+        node.create_subscription(ours.SafeCommand, "command", self.commands.append, qos.STREAM)
+        node.create_subscription(ours.SafetyStatus, "safety_status", self.statuses.append, qos.STATUS)
+        node.create_subscription(MarkerArray, "safety_markers", self.markers.append, qos.LATCHED)
         self.refused = 0
         node.create_timer(0.02, self.report)
 
     def report(self) -> None:
         state = ArmState(0.0, MODEL.forward(START), np.zeros(3), np.zeros(3), START, np.zeros(6), 1.0)
         message = ours.ArmState(
-            end_effector=_convert.pose_msg(state.pose),
-            joints=_convert.joint_state_msg(ROBOT.joint_names, state),
+            end_effector=conversion.pose_msg(state.pose),
+            joints=conversion.joint_state_msg(ROBOT.joint_names, state),
             gripper=1.0,
             outcome=ours.ArmState.REFUSED if self.refused else ours.ArmState.NONE,
             command_sequence=self.refused,
@@ -92,7 +92,7 @@ class Arm:
     def ask(self, sequence: int) -> None:
         now = self._clock.now().to_msg()
         message = ours.DeltaAction(sequence=sequence, translation=Vector3(x=0.01), gripper=1.0, inference_ended=now)
-        message.header.stamp, message.duration = now, _convert.duration_msg(0.2)
+        message.header.stamp, message.duration = now, conversion.duration_msg(0.2)
         self._action.publish(message)
 
     def wait(self, condition: object) -> None:
@@ -146,7 +146,7 @@ def test_the_stop_signal_holds_the_arm_also_while_the_filter_is_busy(domain: int
             arm.wait_for_state(ours.SafetyStatus.HOLDING)
             arm.ask(1)
             arm.wait(lambda: arm.commands)
-            heartbeat = running.node("operator").create_publisher(Empty, "heartbeat", _qos.HEARTBEAT)
+            heartbeat = running.node("operator").create_publisher(Empty, "heartbeat", qos.HEARTBEAT)
 
             def busy() -> bool:  # a heartbeat is not sent again by itself
                 heartbeat.publish(Empty())
@@ -180,7 +180,7 @@ def test_markers_are_where_the_things_are() -> None:
     box = {"name": "post", "lower_m": (0.2, 0.1, 0.0), "upper_m": (0.3, 0.2, 0.4)}
     config = SafetyConfig(keep_out=[box, {**box, "name": "wall"}])
     pose = Pose(np.array([0.3, 0.0, 0.2]), np.array([0.0, np.sqrt(0.5), 0.0, np.sqrt(0.5)]))
-    stamp = _convert.time_msg(5.0)
+    stamp = conversion.time_msg(5.0)
     markers = safety_markers(config, pose, None, "base", stamp).markers
     assert len({(m.ns, m.id) for m in markers}) == len(markers) == 6
     named = {m.ns: m for m in markers}

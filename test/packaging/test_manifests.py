@@ -13,7 +13,7 @@ import pytest
 import openvla_ros
 
 ROOT = Path(__file__).parents[2]
-ROS_FREE = ("control", "policy", "recording", "robots", "serving", "sim", "training")
+ROS_FREE = ("control", "drive", "policy", "recording", "robots", "sim", "training")
 DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
@@ -91,10 +91,45 @@ def test_setup_cfg_declares_every_third_party_import():
     assert not missing
 
 
-@pytest.mark.parametrize("part", [part for part in ROS_FREE if (ROOT / "openvla_ros" / part).is_dir()])
+@pytest.mark.parametrize("part", ROS_FREE)
 def test_part_imports_no_ros(part):
     """A server without ROS runs the policy; a test without ROS runs the filter."""
     assert not {name: files for name, files in imports_of(f"openvla_ros/{part}").items() if is_ros(name)}
+
+
+def documented_imports() -> dict[str, set[str]]:
+    """Folder -> the folders that it may import, of the table in docs/architecture.md. "all" is every other."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `openvla_ros/(\w+)/` \|.*\|([^|]*)\|$", text, flags=re.MULTILINE)
+    folders = {name for name, _ in rows}
+    return {name: folders if "all" in allowed else set(re.findall(r"`(\w+)`", allowed)) for name, allowed in rows}
+
+
+def folder_imports(folder: str) -> set[str]:
+    """The other folders of openvla_ros that one imports."""
+    found = set()
+    for path in (ROOT / "openvla_ros" / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+    parts = {name.split(".")[1] for name in found if name.startswith("openvla_ros.")}
+    return {part for part in parts if (ROOT / "openvla_ros" / part).is_dir()} - {folder}
+
+
+def test_every_folder_stands_in_the_table_of_imports():
+    """Hazard: a new part that nobody placed."""
+    folders = {path.parent.name for path in ROOT.glob("openvla_ros/*/__init__.py")}
+    assert documented_imports().keys() == folders
+
+
+@pytest.mark.parametrize("folder", documented_imports())
+def test_imports_are_those_of_the_table(folder):
+    """Hazard: a shortcut between two parts, after which neither can be changed alone; a table that no longer tells."""
+    assert folder_imports(folder) - documented_imports()[folder] == set(), "imports that the table does not allow"
+    if folder != "cli":
+        assert documented_imports()[folder] - folder_imports(folder) == set(), "allowed by the table, but not used"
 
 
 def test_versions_agree():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
+from openvla_ros.drive.interfaces import load_interface
 from openvla_ros.errors import ConfigError
 from openvla_ros.paths import config_file
 from openvla_ros.robots.description import load_robot
-from openvla_ros.robots.interfaces import load_interface
 
 ROBOTS = sorted(p.stem for p in config_file("robots").glob("*.yaml"))
 
@@ -57,7 +57,6 @@ def test_every_shipped_robot_loads_and_its_interface_exists(name):
         (lambda v: v["gripper"].update(command_joints=["thumb"]), "thumb"),
         (lambda v: v["action"].update(frame="tool"), "action.frame"),
         (lambda v: v.update(model="robots/none.xml"), "model"),
-        (lambda v: v["interface"].update(name="telepathy"), "interface"),
         (lambda v: v.update(colour="black"), "colour"),
         (lambda v: v["joints"][0].update(name="elbow"), "repeat"),
     ],

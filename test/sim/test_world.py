@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from openvla_ros.drive.interfaces.joint_trajectory import arm_trajectory, gripper_trajectory
 from openvla_ros.errors import ConfigError
 from openvla_ros.robots.description import load_robot
-from openvla_ros.robots.interfaces.joint_trajectory import arm_trajectory, gripper_trajectory
 from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.sim.simulation import Simulation
 from openvla_ros.sim.tasks import COLOURS, TABLE_HEIGHT, lifted, on_plate, task

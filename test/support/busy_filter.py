@@ -6,8 +6,8 @@ import sys
 
 from std_msgs.msg import Empty
 
-from openvla_ros.nodes import _spin, _stop_signal
 from openvla_ros.nodes.safety_filter_node import SafetyFilterNode
+from openvla_ros.ros import spin, stop_signal
 
 
 class BusyFilter(SafetyFilterNode):
@@ -22,9 +22,9 @@ class BusyFilter(SafetyFilterNode):
 
 def make() -> BusyFilter:
     node = BusyFilter()
-    _stop_signal.watch(node.stop_at_once)
+    stop_signal.watch(node.stop_at_once)
     return node
 
 
 if __name__ == "__main__":
-    sys.exit(_spin.run(make))
+    sys.exit(spin.run(make))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from fault_bench import Camera
 
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
 
 if __name__ == "__main__":
     with Operator("camera") as operator:

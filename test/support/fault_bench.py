@@ -21,7 +21,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, JointState
 
 from openvla_ros.bringup.graph import GraphSpec
-from openvla_ros.nodes import _convert, _qos
+from openvla_ros.ros import conversion, qos
 
 MOVING = 0.05  # rad/s of any arm joint: well above what a held arm shows, and below any motion of these tests
 STILL = 0.2  # s that the arm may take to hold, once a fault has had its effect
@@ -44,8 +44,8 @@ class Camera:
     def __init__(self, running: Running) -> None:
         self.mode = "pass"
         self._noise = itertools.cycle(range(256))
-        self._publisher = running.operator.node.create_publisher(Image, "image", _qos.CAMERA)
-        running.operator.watch(Image, "camera/image", _qos.CAMERA, self._on_image)
+        self._publisher = running.operator.node.create_publisher(Image, "image", qos.CAMERA)
+        running.operator.watch(Image, "camera/image", qos.CAMERA, self._on_image)
 
     def _on_image(self, message: Image) -> None:
         if self.mode == "silent":
@@ -71,8 +71,8 @@ class Actions:
         self.y = 0.0  # of the end effector
         self._direction = 1.0
         self._kept: deque[ours.DeltaAction] = deque()
-        self._publisher = running.operator.node.create_publisher(ours.DeltaAction, "action", _qos.LATEST)
-        running.operator.watch(ours.DeltaAction, "policy/action", _qos.LATEST, self._on_action)
+        self._publisher = running.operator.node.create_publisher(ours.DeltaAction, "action", qos.LATEST)
+        running.operator.watch(ours.DeltaAction, "policy/action", qos.LATEST, self._on_action)
 
     def _on_action(self, message: ours.DeltaAction) -> None:
         if self.y > 0.12:
@@ -104,14 +104,14 @@ class Bench:
         self.speeds: deque[tuple[float, float]] = deque(maxlen=3000)  # stamp, fastest joint [rad/s]
         watch = running.operator.watch
         watch(JointState, "joint_states", QoSProfile(depth=1000), self._on_joints)
-        watch(ours.ArmState, "arm_state", _qos.LATEST, self._on_arm)
-        watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
-        watch(DiagnosticArray, "/diagnostics", _qos.STREAM, self._on_diagnostics)
-        watch(ours.SafeCommand, "command", _qos.STREAM, lambda _: setattr(self, "commands", self.commands + 1))
+        watch(ours.ArmState, "arm_state", qos.LATEST, self._on_arm)
+        watch(ours.SafetyStatus, "safety_status", qos.STATUS, self._on_status)
+        watch(DiagnosticArray, "/diagnostics", qos.STREAM, self._on_diagnostics)
+        watch(ours.SafeCommand, "command", qos.STREAM, lambda _: setattr(self, "commands", self.commands + 1))
 
     def _on_joints(self, message: JointState) -> None:
         fastest = max(abs(message.velocity[message.name.index(name)]) for name in JOINTS)
-        self.speeds.append((_convert.seconds(message.header.stamp), fastest))
+        self.speeds.append((conversion.seconds(message.header.stamp), fastest))
 
     def _on_arm(self, message: ours.ArmState) -> None:
         self.arm, self.actions.y = message, message.end_effector.position.y

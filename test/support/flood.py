@@ -14,7 +14,7 @@ import rclpy
 from builtin_interfaces.msg import Duration
 from rclpy.node import Node
 
-from openvla_ros.nodes import _qos
+from openvla_ros.ros import qos
 
 
 def main(rate: float) -> None:
@@ -22,7 +22,7 @@ def main(rate: float) -> None:
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
     node = Node("flood")
-    publisher = node.create_publisher(ours.DeltaAction, "action", _qos.LATEST)
+    publisher = node.create_publisher(ours.DeltaAction, "action", qos.LATEST)
     message = ours.DeltaAction(gripper=1.0, duration=Duration(nanosec=200_000_000))
     message.translation.y = 0.04
     begin, sent = time.monotonic(), 0

@@ -16,10 +16,10 @@ from diagnostic_msgs.msg import DiagnosticArray
 from openvla_ros.bringup.dds import local_environment
 from openvla_ros.bringup.graph import GraphSpec, sim
 from openvla_ros.bringup.processes import Processes
-from openvla_ros.demo.watcher import Watcher
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.nodes import _qos
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
+from openvla_ros.operate.watcher import Watcher
+from openvla_ros.ros import qos
 
 START_TIMEOUT = 90.0
 
@@ -59,7 +59,7 @@ class Running:
     said: dict[str, str] = field(default_factory=dict)  # the last diagnostic by node
 
     def __post_init__(self) -> None:
-        self.operator.watch(DiagnosticArray, "/diagnostics", _qos.STREAM, self._on_diagnostics)
+        self.operator.watch(DiagnosticArray, "/diagnostics", qos.STREAM, self._on_diagnostics)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

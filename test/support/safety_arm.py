@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from openvla_ros.control.arrival import Outcome
-from openvla_ros.control.motion import Motion, MotionConfig
 from openvla_ros.control.safety import Decision, SafetyConfig, SafetyFilter
+from openvla_ros.drive.driver import Driver, DriverConfig
 from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import RobotDescription, load_robot
 from openvla_ros.robots.kinematics import Kinematics
-from openvla_ros.types import Action, ArmState, Array, Command, StampedAction
+from openvla_ros.types import Action, ArmState, Array, Command, Outcome, StampedAction
 
 
 @lru_cache
@@ -42,7 +41,7 @@ class ArmScene:
         self.robot, self.model, self.kinematics = parts(name)
         self.config = config(name, **sections)
         self.filter = SafetyFilter(self.config, self.model)
-        self.driver = Motion(self.kinematics, MotionConfig())
+        self.driver = Driver(self.kinematics, DriverConfig())
         self.q = self.robot.pose("start") if q is None else np.array(q, dtype=np.float64)
         self.now = 1000.0
         self.sequence = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from openvla_ros.control import quaternion
+from openvla_ros import geometry
 from openvla_ros.control.safety import Decision, SafetyConfig, SafetyFilter
 from openvla_ros.types import Action, ArmState, Pose, StampedAction
 
@@ -75,4 +75,4 @@ def shifted(xyz: Any, pose: Pose = START) -> Pose:
 
 def turned(rotvec: Any, pose: Pose = START) -> Pose:
     """``pose`` turned about base axes by (3,) [rad]."""
-    return quaternion.moved(pose, np.zeros(3), np.array(rotvec, dtype=np.float64))
+    return geometry.moved(pose, np.zeros(3), np.array(rotvec, dtype=np.float64))

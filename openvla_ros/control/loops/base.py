@@ -11,8 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from openvla_ros.control.arrival import Outcome
-from openvla_ros.types import ArmState
+from openvla_ros.types import ArmState, Outcome
 
 # Waits that belong to normal control; all others are something that a person should know of.
 EXPECTED = frozenset({"inferring", "next_period", "waiting_for_arrival", "waiting_for_image_after_arrival"})

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from openvla_ros.control.arrival import Outcome
 from openvla_ros.control.loops.base import BaseLoop, LoopConfig, Wait
-from openvla_ros.types import ArmState
+from openvla_ros.types import ArmState, Outcome
 
 ENDED = frozenset({Outcome.ARRIVED, Outcome.TIMED_OUT, Outcome.REFUSED, Outcome.HELD})
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from openvla_ros.control import quaternion
+from openvla_ros import geometry
 from openvla_ros.types import ArmState, Array, Pose
 
 AXES = "xyz"
@@ -117,7 +117,7 @@ def arm_model_problem(state: ArmState, model: ArmModel) -> str:
     """Why a measured state cannot be of this arm; empty if it can."""
     if state.joint_positions.shape != model.lower.shape:
         return f"{state.joint_positions.size} joints were measured, the arm model has {model.lower.size}: wrong robot?"
-    distance, angle = quaternion.errors(model.forward(state.joint_positions), state.pose)
+    distance, angle = geometry.errors(model.forward(state.joint_positions), state.pose)
     if distance > _MISFIT_M or angle > _MISFIT_RAD:
         off = f"{distance:.3f} m and {angle:.2f} rad"
         return f"the measured end effector is {off} from where the arm model has it: wrong robot?"

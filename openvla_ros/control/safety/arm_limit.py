@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from openvla_ros.control import quaternion
+from openvla_ros import geometry
 from openvla_ros.control.safety.arm import ArmModel, JointPath, Posture
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.motion import ArmRule, Context, Motion, Objection
@@ -133,7 +133,7 @@ class _Paths:
 
     def _plan(self, motion: Motion) -> JointPath:
         start, target = self._start, motion.target()
-        distance, angle = quaternion.errors(self._here, target)
+        distance, angle = geometry.errors(self._here, target)
         count = max(1, math.ceil(max(distance / _SPACING_M, angle / _SPACING_RAD)))
         finer = math.ceil(motion.duration / _WAYPOINT_S)
         if len(start.q) > 6:

@@ -7,7 +7,7 @@ from collections import deque
 
 import numpy as np
 
-from openvla_ros.control import quaternion
+from openvla_ros import geometry
 from openvla_ros.control.safety import rules
 from openvla_ros.control.safety.arm import ArmModel, arm_model_problem
 from openvla_ros.control.safety.arm_limit import ArmLimit
@@ -315,7 +315,7 @@ class SafetyFilter:
         """What is asked, from where the arm is commanded to be."""
         anchor = self._accepted.target if self._accepted else self._measured()
         translation = np.array(action.action.translation, dtype=np.float64)
-        rotvec = quaternion.to_rotvec(quaternion.from_rpy(action.action.rotation))
+        rotvec = geometry.to_rotvec(geometry.from_rpy(action.action.rotation))
         return Motion(anchor, translation, rotvec, float(action.action.gripper), float(action.duration))
 
     def _narrow(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from openvla_ros.control import quaternion
+from openvla_ros import geometry
 from openvla_ros.control.safety.arm import JointPath
 from openvla_ros.types import Action, ArmState, Array, Pose, RuleReport, StampedAction
 
@@ -33,7 +33,7 @@ class Motion:
     duration: float
 
     def target(self) -> Pose:
-        return quaternion.moved(self.anchor, self.translation, self.rotvec)
+        return geometry.moved(self.anchor, self.translation, self.rotvec)
 
     def with_translation(self, translation: Array) -> Motion:
         return Motion(self.anchor, translation, self.rotvec, self.gripper, self.duration)
@@ -232,4 +232,4 @@ def share_until(excess: Callable[[float], float]) -> float:
 
 def to_action(motion: Motion) -> Action:
     """The motion as the action that asks for just it."""
-    return Action(motion.translation, quaternion.to_rpy(quaternion.from_rotvec(motion.rotvec)), motion.gripper)
+    return Action(motion.translation, geometry.to_rpy(geometry.from_rotvec(motion.rotvec)), motion.gripper)

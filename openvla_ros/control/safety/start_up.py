@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openvla_ros.control import quaternion
+from openvla_ros import geometry
 from openvla_ros.control.safety.arm import AXES, ArmModel
 from openvla_ros.types import Array, Pose
 
@@ -76,7 +76,7 @@ def bad_start(config: SafetyConfig, model: ArmModel, start_joints: Array) -> Ite
 def _start_outside(config: SafetyConfig, start: Pose) -> Iterator[str]:
     box = config.workspace
     position = [round(value, 6) for value in start.position.tolist()]
-    turn = quaternion.to_rotvec(quaternion.between(np.array(box.reference_quaternion), start.quaternion))
+    turn = geometry.to_rotvec(geometry.between(np.array(box.reference_quaternion), start.quaternion))
     for i, axis in enumerate(AXES):
         low, high = box.lower_m[i], box.upper_m[i]
         if not low <= position[i] <= high:

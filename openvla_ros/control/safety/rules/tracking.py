@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from openvla_ros.control import quaternion
+from openvla_ros import geometry
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.motion import TOLERANCE, Context, Motion, Refused, length
 from openvla_ros.types import Array, RuleReport
@@ -24,8 +24,8 @@ class Tracking:
         assert context.arm is not None  # the freshness gate comes first
         measured = context.arm.pose
         offset = motion.anchor.position - measured.position
-        turn = quaternion.between(measured.quaternion, motion.anchor.quaternion)
-        distance, angle = length(offset), length(quaternion.to_rotvec(turn))
+        turn = geometry.between(measured.quaternion, motion.anchor.quaternion)
+        distance, angle = length(offset), length(geometry.to_rotvec(turn))
         self._refuse_lost(distance, self._config.max_error_m, "m")
         self._refuse_lost(angle, self._config.max_error_rad, "rad")
 
@@ -54,7 +54,7 @@ class Tracking:
 
 
 def _angle_after(rotvec: Array, turn: Array) -> float:
-    return length(quaternion.to_rotvec(quaternion.multiply(quaternion.from_rotvec(rotvec), turn)))
+    return length(geometry.to_rotvec(geometry.multiply(geometry.from_rotvec(rotvec), turn)))
 
 
 def share_within_ball(step: Array, offset: Array, radius: float) -> float:

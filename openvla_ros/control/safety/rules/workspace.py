@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from openvla_ros.control import quaternion
+from openvla_ros import geometry
 from openvla_ros.control.safety.arm import AXES
 from openvla_ros.control.safety.config import SafetyConfig, Vector
 from openvla_ros.control.safety.motion import Context, Motion, largest_share, length, share_until
@@ -28,7 +28,7 @@ class Workspace:
         self._lower, self._upper = box.lower_m, box.upper_m
         self._rotation_lower, self._rotation_upper = box.rotation_lower_rad, box.rotation_upper_rad
         reference = np.array(box.reference_quaternion)
-        self._from_reference = quaternion.inverse(reference / np.linalg.norm(reference))
+        self._from_reference = geometry.inverse(reference / np.linalg.norm(reference))
 
     def __call__(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:
         motion, reports = self._position(motion)
@@ -52,13 +52,13 @@ class Workspace:
     def _orientation(self, motion: Motion) -> tuple[Motion, list[RuleReport]]:
         if length(motion.rotvec) == 0:
             return motion, []
-        relative = quaternion.multiply(motion.anchor.quaternion, self._from_reference)
-        start = quaternion.to_rotvec(relative)
+        relative = geometry.multiply(motion.anchor.quaternion, self._from_reference)
+        start = geometry.to_rotvec(relative)
         bounds = _inwards_only(self._rotation_lower, self._rotation_upper, start.tolist())
 
         def at(share: float) -> list[float]:
-            turned = quaternion.multiply(quaternion.from_rotvec(share * motion.rotvec), relative)
-            return _nearest(quaternion.to_rotvec(turned), start).tolist()
+            turned = geometry.multiply(geometry.from_rotvec(share * motion.rotvec), relative)
+            return _nearest(geometry.to_rotvec(turned), start).tolist()
 
         def excess(share: float, i: int) -> float:
             value = at(share)[i]

@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from openvla_ros.control.arrival import Arrival, ArrivalConfig, Outcome
+from openvla_ros.drive.arrival import Arrival, ArrivalConfig
 from openvla_ros.errors import KinematicsError
-from openvla_ros.types import ArmState, Array, Command, Pose
+from openvla_ros.types import ArmState, Array, Command, Outcome, Pose
 
 LONGEST_MOTION = 10.0  # [s] that any safety filter may grant: SafetyConfig's own bound of duration.max_s
 
@@ -27,7 +27,7 @@ class Planner(Protocol):
         ...
 
 
-class MotionConfig(BaseModel):
+class DriverConfig(BaseModel):
     """Parameters of the driver's motion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,10 +53,10 @@ class Trajectory:
     gripper: float | None = None  # 0 closed .. 1 open; None: leave it as it is
 
 
-class Motion:
+class Driver:
     """``now`` is a steady clock [s] everywhere; stamps of states are the ROS clock's and are only passed on."""
 
-    def __init__(self, planner: Planner, config: MotionConfig) -> None:
+    def __init__(self, planner: Planner, config: DriverConfig) -> None:
         self._planner = planner
         self._config = config
         self._arrival = Arrival(config.arrival)

@@ -7,8 +7,8 @@ import json
 from std_msgs.msg import String
 
 from openvla_ros.experiments.rollout import Limits, Outcome
-from openvla_ros.nodes import _qos
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
+from openvla_ros.ros import qos
 from openvla_ros.sim.tasks import TASKS
 
 
@@ -24,7 +24,7 @@ class Judge:
         self._begin = 0.0
         self._since: dict[str, float] = {}  # by instruction: from when on it has been fulfilled
         self._grasped: set[str] = set()
-        operator.watch(String, "sim/judgement", _qos.LATEST, self._on_judgement)
+        operator.watch(String, "sim/judgement", qos.LATEST, self._on_judgement)
 
     def _on_judgement(self, message: String) -> None:
         now = json.loads(message.data)

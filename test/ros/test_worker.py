@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ros_nodes import Ros
 
-from openvla_ros.nodes._worker import Worker
+from openvla_ros.ros.worker import Worker
 
 
 @pytest.fixture

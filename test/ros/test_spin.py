@@ -17,7 +17,7 @@ NODE = """
 import sys, time
 from pydantic import BaseModel, Field
 from rclpy.node import Node
-from openvla_ros.nodes import _parameters, _spin
+from openvla_ros.ros import parameters, spin
 
 class Settings(BaseModel):
     limit: float = Field(1.0, gt=0.0)
@@ -25,7 +25,7 @@ class Settings(BaseModel):
 class Thing(Node):
     def __init__(self):
         super().__init__("thing")
-        print("limit", _parameters.declare(self, Settings).limit, flush=True)
+        print("limit", parameters.declare(self, Settings).limit, flush=True)
         self.timer = self.create_timer(0.0, self.up)
 
     def up(self):
@@ -37,7 +37,7 @@ class Thing(Node):
         sys.stdin.readline()
         print("closed", flush=True)
 
-sys.exit(_spin.run(Thing))
+sys.exit(spin.run(Thing))
 """
 
 
@@ -101,7 +101,7 @@ def test_a_signal_closes_the_node(start: type[Process], number: signal.Signals) 
 LOST = """
 import signal, sys
 from rclpy.node import Node
-from openvla_ros.nodes import _spin
+from openvla_ros.ros import spin
 
 class Interrupted:
     def __del__(self):
@@ -118,7 +118,7 @@ class Thing(Node):
         Interrupted()
         print("up", flush=True)
 
-sys.exit(_spin.run(Thing))
+sys.exit(spin.run(Thing))
 """
 
 

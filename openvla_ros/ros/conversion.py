@@ -14,8 +14,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 import openvla_ros.msg as ours
 from openvla_ros import images, messages
+from openvla_ros.drive.interfaces.joint_trajectory import ArmTrajectory
 from openvla_ros.messages import arm_state, command, pose, seconds, stamped_action
-from openvla_ros.robots.interfaces.joint_trajectory import ArmTrajectory
 from openvla_ros.types import Action, ArmState, Array, Command, Pose, RuleReport
 
 __all__ = [

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safety_scene import START, arm_state, shifted, turned
 
-from openvla_ros.control.arrival import Arrival, ArrivalConfig, Outcome
-from openvla_ros.types import Command, Pose
+from openvla_ros.drive.arrival import Arrival, ArrivalConfig
+from openvla_ros.types import Command, Outcome, Pose
 
 TARGET = shifted((0.05, 0, 0))
 

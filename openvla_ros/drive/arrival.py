@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from openvla_ros.control import quaternion
-from openvla_ros.types import ArmState, Command
-
-
-class Outcome(Enum):
-    """What became of the last command. Numbers as in msg/ArmState.msg."""
-
-    NONE = 0
-    EXECUTING = 1
-    ARRIVED = 2
-    TIMED_OUT = 3
-    REFUSED = 4
-    HELD = 5
+from openvla_ros import geometry
+from openvla_ros.types import ArmState, Command, Outcome
 
 
 class ArrivalConfig(BaseModel):
@@ -88,7 +76,7 @@ class Arrival:
         """Written so that a NaN is not there."""
         assert self._command is not None
         limits = self._config
-        distance, angle = quaternion.errors(state.pose, self._command.target)
+        distance, angle = geometry.errors(state.pose, self._command.target)
         return (
             distance <= limits.position_tolerance
             and angle <= limits.rotation_tolerance

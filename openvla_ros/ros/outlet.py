@@ -10,14 +10,14 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 
 import openvla_ros.msg as ours
-from openvla_ros.nodes import _qos
+from openvla_ros.ros import qos
 
 
 class Outlet:
     """The publisher of ``command``, with a door that any thread can shut: then only holds pass."""
 
     def __init__(self, node: Node) -> None:
-        self._publisher = node.create_publisher(ours.SafeCommand, "command", _qos.LATEST)
+        self._publisher = node.create_publisher(ours.SafeCommand, "command", qos.LATEST)
         self._lock = threading.Lock()
         self._shut = False
         self._last = ours.SafeCommand(kind=ours.SafeCommand.HOLD)

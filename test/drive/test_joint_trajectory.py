@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from openvla_ros.drive.interfaces import load_interface
+from openvla_ros.drive.interfaces.joint_trajectory import ArmTrajectory, arm_trajectory, gripper_trajectory
 from openvla_ros.errors import ConfigError
 from openvla_ros.robots.description import load_robot
-from openvla_ros.robots.interfaces import load_interface
-from openvla_ros.robots.interfaces.joint_trajectory import ArmTrajectory, arm_trajectory, gripper_trajectory
 
 ROBOT = load_robot("wx250s")
 
@@ -46,4 +46,10 @@ def test_what_a_controller_would_reject_is_not_built(times, positions, velocitie
 
 def test_unknown_interface_lists_those_there_are():
     with pytest.raises(ConfigError, match="joint_trajectory"):
+        load_interface("telepathy")
+
+
+def test_an_unknown_interface_is_named_with_those_there_are():
+    """A typo in a robot's file must stop the start, not leave the arm without commands."""
+    with pytest.raises(ConfigError, match=r"'telepathy'; there are \['joint_trajectory'\]"):
         load_interface("telepathy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ros_nodes import Ros
 
-from openvla_ros.nodes._diagnostics import ERROR, OK, Diagnostics
+from openvla_ros.ros.diagnostics import ERROR, OK, Diagnostics
 
 
 def listen(ros: Ros, period: float) -> tuple[Diagnostics, list[DiagnosticStatus]]:

@@ -15,8 +15,8 @@ from ros_nodes import Ros
 from std_msgs.msg import Bool, String
 
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.nodes import _qos
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
+from openvla_ros.ros import qos
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_an_instruction_reaches_who_joins_later(ros: Ros, operator: Operator) ->
     operator.e_stop(True)
     heard: list[Any] = []
     node: Node = ros.node("late")
-    node.create_subscription(String, "instruction", lambda m: heard.append(m.data), _qos.LATCHED)
-    node.create_subscription(Bool, "e_stop", lambda m: heard.append(m.data), _qos.LATCHED)
+    node.create_subscription(String, "instruction", lambda m: heard.append(m.data), qos.LATCHED)
+    node.create_subscription(Bool, "e_stop", lambda m: heard.append(m.data), qos.LATCHED)
     ros.spin_until(lambda: len(heard) == 2)
     assert set(heard) == {"lift the block", True}
 
@@ -80,7 +80,7 @@ def test_an_instruction_that_the_policy_does_not_hear_is_an_error(ros: Ros, oper
     """Hazard: `openvla-ros instruct` in the wrong domain or namespace says nothing and does nothing; or it is content
     with the recorder, which listens too."""
     for name, namespace in [("recorder", ""), ("policy", "right")]:
-        ros.node(name, namespace=namespace).create_subscription(String, "instruction", print, _qos.LATCHED)
+        ros.node(name, namespace=namespace).create_subscription(String, "instruction", print, qos.LATCHED)
     operator.wait_for_listener("instruction", "recorder")
     with pytest.raises(OpenVLAError, match="node 'policy' does not listen to 'instruction'"):
         operator.wait_for_listener("instruction", "policy", timeout=0.3)
@@ -90,7 +90,7 @@ def test_it_speaks_in_its_namespace(ros: Ros, domain: int) -> None:
     """Hazard: two robots, and the other one is stopped."""
     heard: list[str] = []
     node = ros.node("policy", namespace="left")
-    node.create_subscription(String, "instruction", lambda m: heard.append(m.data), _qos.LATCHED)
+    node.create_subscription(String, "instruction", lambda m: heard.append(m.data), qos.LATCHED)
     with Operator(domain=domain) as plain, Operator(domain=domain, namespace="left") as left:
         left.wait_for_listener("instruction", "policy")
         plain.instruct("for nobody")
@@ -103,8 +103,8 @@ def test_it_speaks_in_its_namespace(ros: Ros, domain: int) -> None:
 
 def test_waiting_ends_with_the_message_that_it_is_for(ros: Ros, operator: Operator) -> None:
     heard: list[str] = []
-    operator.watch(String, "said", _qos.LATCHED, lambda m: heard.append(m.data))
-    publisher = ros.node("speaker").create_publisher(String, "said", _qos.LATCHED)
+    operator.watch(String, "said", qos.LATCHED, lambda m: heard.append(m.data))
+    publisher = ros.node("speaker").create_publisher(String, "said", qos.LATCHED)
     publisher.publish(String(data="a"))
     assert operator.wait_for("a", lambda: heard[-1:] == ["a"] and "yes", 10) == "yes"
     with pytest.raises(OpenVLAError, match=r"waited 0\.1 s in vain for b"):
@@ -113,8 +113,8 @@ def test_waiting_ends_with_the_message_that_it_is_for(ros: Ros, operator: Operat
 
 def test_a_failed_callback_is_told_to_who_waits(ros: Ros, operator: Operator) -> None:
     """Hazard: the thread dies of one message, and every later wait ends "in vain", naming the wrong cause."""
-    operator.watch(String, "said", _qos.LATCHED, lambda m: {}[m.data])
-    ros.node("speaker").create_publisher(String, "said", _qos.LATCHED).publish(String(data="what"))
+    operator.watch(String, "said", qos.LATCHED, lambda m: {}[m.data])
+    ros.node("speaker").create_publisher(String, "said", qos.LATCHED).publish(String(data="what"))
     with pytest.raises(OpenVLAError, match=r"nothing is heard any more: KeyError\('what'\)"):
         operator.wait_for("anything", lambda: False, 10)
 

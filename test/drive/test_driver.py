@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from safety_scene import START, arm_state, shifted
 
-from openvla_ros.control.arrival import Outcome
-from openvla_ros.control.motion import LONGEST_MOTION, Motion, MotionConfig, Trajectory
+from openvla_ros.drive.driver import LONGEST_MOTION, Driver, DriverConfig, Trajectory
 from openvla_ros.errors import KinematicsError
-from openvla_ros.types import Array, Command, Pose
+from openvla_ros.types import Array, Command, Outcome, Pose
 
 TARGET = shifted((0.05, 0, 0))
 ROS_TIME = 1.7e9  # what the states' stamps count from: another clock than the steady one
@@ -39,7 +38,7 @@ class Drive:
     """One arm and the filter's sign of life, both heard every 10 ms unless told otherwise."""
 
     def __init__(self, **config: Any) -> None:
-        self.motion = Motion(CartesianArm(), MotionConfig(**config))
+        self.motion = Driver(CartesianArm(), DriverConfig(**config))
         self.now = 50.0
         self.pose = START
         self.states = self.filter = True
@@ -308,7 +307,7 @@ def test_with_the_arms_own_kinematics() -> None:
     kinematics = Kinematics(load_robot("wx250s"))
     q = kinematics.description.pose("start")
     start = kinematics.forward(q)
-    motion = Motion(kinematics, MotionConfig())
+    motion = Driver(kinematics, DriverConfig())
     motion.on_state(replace(arm_state(ROS_TIME, start), joint_positions=q), 1.0)
     target = start.moved(np.array([0.02, 0.01, -0.01]), np.array([0, 0, 0.1]))
     trajectory = motion.on_command(Command(target, 1.0, 0.2, 1), 0.0, 1.0)

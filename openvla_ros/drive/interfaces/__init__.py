@@ -8,7 +8,7 @@ from types import ModuleType
 from openvla_ros.errors import ConfigError
 
 INTERFACES = {
-    "joint_trajectory": "openvla_ros.robots.interfaces.joint_trajectory",
+    "joint_trajectory": "openvla_ros.drive.interfaces.joint_trajectory",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from openvla_ros.nodes import _timer
+from openvla_ros.ros import timers
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -21,7 +21,7 @@ class Diagnostics:
             name=node.get_fully_qualified_name().lstrip("/"), level=OK, message="starting", hardware_id=""
         )
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        _timer.every(node, period, self._publish)
+        timers.every(node, period, self._publish)
 
     def set(self, level: bytes, message: str, **values: Any) -> None:
         """level: OK, WARN or ERROR; values become the key-value pairs."""

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from openvla_ros.errors import ConfigError, OpenVLAError
-from openvla_ros.nodes import _parameters, _timer
+from openvla_ros.ros import parameters, timers
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _ENDS = (signal.SIGINT, signal.SIGTERM)
@@ -66,11 +66,11 @@ def run(make: Callable[[], Node]) -> int:
         try:
             _init()
             node = make()
-            _parameters.refuse_unknown(node)
+            parameters.refuse_unknown(node)
         except OpenVLAError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 2
-        _timer.every(node, _LOOK, ending.look)  # a signal does not wake an executor that waits
+        timers.every(node, _LOOK, ending.look)  # a signal does not wake an executor that waits
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()

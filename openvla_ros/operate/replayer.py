@@ -11,8 +11,7 @@ from std_msgs.msg import Header
 
 import openvla_ros.msg as ours
 from openvla_ros.errors import OpenVLAError, ReplayError
-from openvla_ros.nodes import _convert, _qos
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
 from openvla_ros.recording.replay import (
     Graph,
     Path,
@@ -27,6 +26,7 @@ from openvla_ros.recording.replay import (
 )
 from openvla_ros.recording.trace import VERDICTS
 from openvla_ros.robots.description import load_robot
+from openvla_ros.ros import conversion, qos
 from openvla_ros.types import Action, ArmState, Pose
 
 _SILENCE = 0.5  # [s] without safety_status or arm_state after which nothing more is sent
@@ -60,12 +60,12 @@ class Replayer:
         self._foreign = False  # whether the filter has answered somebody else's action
         self._stopped = ""
         self._stop = threading.Event()
-        self._actions = operator.node.create_publisher(ours.DeltaAction, "action", _qos.LATEST)
-        self._observation = operator.node.create_publisher(Header, "observation", _qos.HEARTBEAT)
+        self._actions = operator.node.create_publisher(ours.DeltaAction, "action", qos.LATEST)
+        self._observation = operator.node.create_publisher(Header, "observation", qos.HEARTBEAT)
         operator.node.create_timer(_OBSERVATION_PERIOD, lambda: self._observation.publish(Header()))
-        operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
-        operator.watch(ours.ArmState, "arm_state", _qos.LATEST, self._on_arm_state)
-        operator.watch(ours.SafeCommand, "command", _qos.LATEST, self._on_command)
+        operator.watch(ours.SafetyStatus, "safety_status", qos.STATUS, self._on_status)
+        operator.watch(ours.ArmState, "arm_state", qos.LATEST, self._on_arm_state)
+        operator.watch(ours.SafeCommand, "command", qos.LATEST, self._on_command)
 
     # ---- watching, in the operator's thread
 
@@ -85,11 +85,11 @@ class Replayer:
 
     def _on_arm_state(self, message: ours.ArmState) -> None:
         self._heard["arm_state"] = time.monotonic()
-        self._states.append(_convert.arm_state(message))
+        self._states.append(conversion.arm_state(message))
         self._frame = (message.header.frame_id, tuple(message.joints.name))
 
     def _on_command(self, message: ours.SafeCommand) -> None:
-        self._target = None if message.kind == ours.SafeCommand.HOLD else _convert.pose(message.target)
+        self._target = None if message.kind == ours.SafeCommand.HOLD else conversion.pose(message.target)
         sent = self._sent.get(int(message.action_sequence))
         if sent is not None:
             sent.target = self._target
@@ -101,7 +101,7 @@ class Replayer:
 
     def _is_new(self, message: ours.SafetyStatus) -> bool:
         """Not one of the latched ones from before."""
-        return _convert.seconds(message.header.stamp) > self._begun
+        return conversion.seconds(message.header.stamp) > self._begun
 
     def _halt(self, reason: str) -> None:
         if self._running:
@@ -242,13 +242,13 @@ class Replayer:
             image_received=now,
             inference_started=now,
             inference_ended=now,
-            duration=_convert.duration_msg(duration),
+            duration=conversion.duration_msg(duration),
             instruction=instruction,
             unnorm_key=unnorm_key,
         )
         message.header.stamp = now
         message.header.frame_id = self._plan.base_frame
-        _convert.fill_action(message, action)
+        conversion.fill_action(message, action)
         self._actions.publish(message)
 
 

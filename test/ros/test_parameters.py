@@ -16,7 +16,7 @@ from ros_nodes import ros
 
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.errors import ConfigError
-from openvla_ros.nodes import _parameters
+from openvla_ros.ros import parameters
 
 
 class Inner(BaseModel):
@@ -54,8 +54,8 @@ def started(domain: int, tmp_path: Path) -> Declare:
         file.write_text(f"/**/thing:\n  ros__parameters:\n    use_sim_time: false\n{lines}\n")
         with ros(domain, ["--ros-args", "--params-file", str(file)]) as running:
             node = running.node("thing")
-            yield node, _parameters.declare(node, model)
-            _parameters.refuse_unknown(node)
+            yield node, parameters.declare(node, model)
+            parameters.refuse_unknown(node)
 
     return start
 
@@ -133,7 +133,7 @@ def test_a_misspelt_parameter_refuses_to_start(started: Declare, content: str, s
 
 def test_ros_own_parameters_are_no_misspelling(started: Declare) -> None:
     with started("robot: r\nstart_type_description_service: false") as (node, _):
-        _parameters.refuse_unknown(node)
+        parameters.refuse_unknown(node)
 
 
 def test_a_change_is_refused_with_the_reason(started: Declare) -> None:
@@ -143,7 +143,7 @@ def test_a_change_is_refused_with_the_reason(started: Declare) -> None:
         seen: list[Settings] = []
 
         def check(changed: list[Parameter]) -> Any:
-            return _parameters.accept(lambda: seen.append(_parameters.read(node, Settings, changed)))
+            return parameters.accept(lambda: seen.append(parameters.read(node, Settings, changed)))
 
         node.add_on_set_parameters_callback(check)
 

@@ -7,10 +7,10 @@ from sensor_msgs.msg import Image
 import openvla_ros.msg as ours
 from openvla_ros.demo.report import Trials, verdict
 from openvla_ros.images import ImageError
-from openvla_ros.nodes import _convert, _qos
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.operator import Operator
 from openvla_ros.recording.trace import STATES, Trace
 from openvla_ros.recording.video import VideoWriter
+from openvla_ros.ros import conversion, qos
 
 
 class Watcher:
@@ -26,11 +26,11 @@ class Watcher:
         self.reasons: list[str] = []
         self._operator = operator
         self._video = video
-        operator.watch(ours.DeltaAction, "action", _qos.LATEST, lambda m: self.trace.on_action(m, self.mode))
-        operator.watch(ours.SafeCommand, "command", _qos.LATEST, lambda m: self.trace.on_command(m, self.mode))
-        operator.watch(ours.SafetyStatus, "safety_status", _qos.STATUS, self._on_status)
-        operator.watch(ours.ArmState, "arm_state", _qos.LATEST, self.trace.on_arm_state)
-        operator.watch(Image, "image", _qos.CAMERA, self._on_image)
+        operator.watch(ours.DeltaAction, "action", qos.LATEST, lambda m: self.trace.on_action(m, self.mode))
+        operator.watch(ours.SafeCommand, "command", qos.LATEST, lambda m: self.trace.on_command(m, self.mode))
+        operator.watch(ours.SafetyStatus, "safety_status", qos.STATUS, self._on_status)
+        operator.watch(ours.ArmState, "arm_state", qos.LATEST, self.trace.on_arm_state)
+        operator.watch(Image, "image", qos.CAMERA, self._on_image)
 
     def event(self, what: str) -> None:
         """Note something that the operator did, now."""
@@ -46,7 +46,7 @@ class Watcher:
         self.image = message
         if self._video is not None:
             try:
-                image = _convert.rgb(message)
+                image = conversion.rgb(message)
             except ImageError:
                 return  # the policy reports it; a video without that frame is still a video
             why = f" ({', '.join(self.reasons)})" if self.reasons else ""
@@ -55,4 +55,4 @@ class Watcher:
                 f"{self.mode.replace('_', '-') or 'no'} control, filter {self.state}{why}",
                 "; ".join(f"{told.instruction}: {verdict(told)}" for mode, told in self.trials if mode == self.mode),
             ]
-            self._video.write(image, _convert.seconds(message.header.stamp), caption)
+            self._video.write(image, conversion.seconds(message.header.stamp), caption)

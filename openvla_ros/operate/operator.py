@@ -29,7 +29,7 @@ from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
 
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.nodes import _qos
+from openvla_ros.ros import qos
 
 T = TypeVar("T")
 
@@ -54,9 +54,9 @@ class Operator:
         self._executor.add_node(self.node)
         self._changed = threading.Condition()
         self._failure: Exception | None = None  # of a watcher's callback
-        self._instruction = self.node.create_publisher(String, "instruction", _qos.LATCHED)
-        self._e_stop = self.node.create_publisher(Bool, "e_stop", _qos.LATCHED)
-        self._heartbeat = self.node.create_publisher(Empty, "heartbeat", _qos.HEARTBEAT)
+        self._instruction = self.node.create_publisher(String, "instruction", qos.LATCHED)
+        self._e_stop = self.node.create_publisher(Bool, "e_stop", qos.LATCHED)
+        self._heartbeat = self.node.create_publisher(Empty, "heartbeat", qos.HEARTBEAT)
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 
 from openvla_ros.bringup.processes import Processes
-from openvla_ros.demo.judge import Judge
-from openvla_ros.demo.watcher import Watcher
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.nodes._operator import Operator
+from openvla_ros.operate.judge import Judge
+from openvla_ros.operate.operator import Operator
+from openvla_ros.operate.watcher import Watcher
 from openvla_ros.recording.video import VideoWriter
 
 _START = 90.0  # [s] for every node to be up and the model loaded, on a busy machine

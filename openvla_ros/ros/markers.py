@@ -11,7 +11,7 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from openvla_ros.control.safety.config import SafetyConfig
-from openvla_ros.nodes import _convert
+from openvla_ros.ros import conversion
 from openvla_ros.types import Array, Pose
 
 _LINE, _SHAFT, _ARROW = 0.003, 0.006, 0.06  # [m] width of the box's edges, width and length of the poses' arrows
@@ -74,5 +74,5 @@ def _axis(name: str, pose: Pose | None, color: tuple[float, float, float]) -> Ma
         marker.action = Marker.DELETE
         return marker
     tail = pose.position - _ARROW * pose.rotation.apply([1.0, 0.0, 0.0])
-    marker.pose = _convert.pose_msg(Pose(tail, pose.quaternion))
+    marker.pose = conversion.pose_msg(Pose(tail, pose.quaternion))
     return marker

@@ -1,0 +1,1 @@
+"""A person's side of a running graph: operator, stage, judge, replayer."""

@@ -1,0 +1,1 @@
+"""What all nodes use: conversion, QoS, parameters, spinning, timers, a worker thread, diagnostics."""

@@ -1,0 +1,9 @@
+"""Tests of a person's side of a graph: skipped only where there is no ROS at all."""
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS; `make test` installs it")
+
+from ros_fixtures import domain, ros
+
+__all__ = ["domain", "ros"]
