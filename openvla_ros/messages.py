@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from openvla_ros import images
-from openvla_ros.types import Action, ArmState, Array, Command, Pose, RuleReport, StampedAction
+from openvla_ros.trajectory import Trajectory
+from openvla_ros.types import Action, ArmState, Array, Command, DriverState, Outcome, Pose, RuleReport, StampedAction
 
 
 def seconds(stamp: Any) -> float:
@@ -38,6 +39,7 @@ def stamped_action(message: Any) -> StampedAction:
         duration=seconds(message.duration),
         sequence=int(message.sequence),
         episode_id=message.episode_id,
+        control_since=seconds(message.control_since) if hasattr(message, "control_since") else -np.inf,
     )
 
 
@@ -49,7 +51,19 @@ def command(message: Any) -> Command:
         sequence=int(message.sequence),
         action_sequence=int(message.action_sequence),
         episode_id=message.episode_id,
-        hold=message.kind == type(message).HOLD,
+        hold=message.kind != type(message).MOVE,
+        path=trajectory(message.path) if message.path.points else None,
+        continues=int(message.continues),
+    )
+
+
+def trajectory(message: Any) -> Trajectory:
+    """Of a JointTrajectory, on the clock of its stamp. Raises ValueError where it is none."""
+    points, start = message.points, seconds(message.header.stamp)
+    return Trajectory(
+        start + np.array([seconds(p.time_from_start) for p in points]),
+        np.array([p.positions for p in points], dtype=np.float64),
+        np.array([p.velocities for p in points], dtype=np.float64),
     )
 
 
@@ -63,7 +77,29 @@ def arm_state(message: Any) -> ArmState:
         joint_velocities=np.array(message.joints.velocity),
         gripper=float(message.gripper),
         joint_efforts=np.array(message.joints.effort) if len(message.joints.effort) else None,
+        driver=driver_state(message),
     )
+
+
+def driver_state(message: Any) -> DriverState | None:
+    """What the driver tells in an ArmState; None in one of an older recording, or of somebody else's."""
+    reference = getattr(message, "reference", ())
+    if len(reference) == 0:
+        return None
+    return DriverState(
+        reference=np.array(reference),
+        at_rest=bool(message.reference_at_rest),
+        command_sequence=int(message.command_sequence),
+        outcome=outcome(message.outcome),
+        detail=message.detail,
+        displaced=seconds(message.displaced),
+        unexpected=message.unexpected_motion,
+    )
+
+
+def outcome(value: int) -> Outcome:
+    """Of an ArmState. A number that means nothing is one that nothing follows from."""
+    return Outcome(value) if value in {o.value for o in Outcome} else Outcome.NONE
 
 
 def reports(message: Any) -> tuple[RuleReport, ...]:

@@ -6,12 +6,17 @@ base frame (x forward, y left, z up). Quaternions are (x, y, z, w), as in geomet
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+
+if TYPE_CHECKING:
+    from openvla_ros.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 
@@ -83,6 +88,7 @@ class StampedAction:
     duration: float  # the control step that it is meant for [s]
     sequence: int
     episode_id: str = ""
+    control_since: float = -math.inf  # the deliberate act behind it: an activation, another instruction
 
 
 class Outcome(Enum):
@@ -113,11 +119,33 @@ class ArmState:
     gripper: float
     joint_efforts: Array | None = None
     wrench: Array | None = None  # (6,) external force [N], torque [N m] at the end effector, if reported
+    driver: DriverState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DriverState:
+    """What the arm driver tells beside what it measures. Stamps are seconds of the ROS clock, 0: never.
+
+    reference: (n,) [rad] what the arm's controller is told now; at_rest: and whether it stays there.
+    """
+
+    reference: Array
+    at_rest: bool
+    command_sequence: int = 0  # the last command that was received
+    outcome: Outcome = Outcome.NONE  # of that command
+    detail: str = ""
+    displaced: float = 0.0  # when the joints were found elsewhere at once: moved while nobody looked, or misread
+    unexpected: str = ""  # motion that nobody commanded
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What the arm driver is asked to do: reach an absolute target within ``duration`` seconds, or stop and hold."""
+    """What the arm driver is asked to do: follow a path to an absolute target, or stop and hold.
+
+    ``path``: what was judged, on the ROS clock [s]; None for a HOLD, and where the filter knows no arm. It goes on from
+    that of the command ``continues``; 0: it starts where the driver told that the arm's reference rests.
+    ``duration`` [s]: of the path.
+    """
 
     target: Pose
     gripper: float
@@ -126,6 +154,8 @@ class Command:
     action_sequence: int = 0
     episode_id: str = ""
     hold: bool = False  # stop the motion now; ``target`` is then informative
+    path: Trajectory | None = None
+    continues: int = 0
 
 
 @dataclass(frozen=True, slots=True)

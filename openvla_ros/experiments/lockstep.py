@@ -7,7 +7,7 @@ rates. What lies between the nodes, transport and scheduling, takes no time here
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, make_loop
 from openvla_ros.control.safety import SafetyConfig, SafetyFilter
-from openvla_ros.control.safety.decision import Decision
-from openvla_ros.drive.driver import Driver, DriverConfig, Trajectory
+from openvla_ros.control.safety.decision import Decision, State
+from openvla_ros.drive.driver import Driver, DriverConfig, Sending
 from openvla_ros.drive.interfaces import load_interface
 from openvla_ros.errors import PolicyError
 from openvla_ros.images import RGB
@@ -138,7 +138,7 @@ class Lockstep:
         """Another scene: arm at its start pose, everything as after starting the nodes. Control begins at once."""
         config = self.config
         self.simulation.reset(seed)
-        self._motion = Driver(self._kinematics, config.motion)
+        self._driver = Driver(self.robot, self._kinematics, config.motion)
         self._filter = SafetyFilter(config.safety, self._arm_model)
         self.mode = mode or config.mode
         self._loop: ControlLoop = make_loop(self.mode, config.loop)
@@ -170,7 +170,7 @@ class Lockstep:
         self._ticks += 1
         now = self.now
         self.simulation.advance(now)
-        self._send(self._motion.tick(now))
+        self._send(self._driver.tick(now))
         self._measure(now)
         self._pass_on(self._filter.tick(now), now)
         if now >= self._frames / self.config.camera_hz - _SOON:
@@ -223,42 +223,40 @@ class Lockstep:
     # ---- filter and driver
 
     def _pass_on(self, decision: Decision, now: float) -> None:
-        self._motion.heard_filter(now)
+        self._send(self._driver.heard_filter(now, decision.state is State.STOPPED))
         if decision.action_sequence:
             self._loop.on_verdict(decision.action_sequence, decision.command is None or decision.command.hold, now)
         if decision.command is not None:
             self._command_time = now
-            self._send(self._motion.on_command(decision.command, 0.0, now))
+            self._send(self._driver.on_command(decision.command, 0.0, now))
 
-    def _send(self, trajectory: Trajectory | None) -> None:
+    def _send(self, sending: Sending | None) -> None:
         """As the driver to the arm's own controllers: the gripper only where its target changes."""
-        if trajectory is None:
+        if sending is None:
             return
-        arm = self._interface.arm_trajectory(self.robot, trajectory.positions, trajectory.duration)
-        self._accept(self.simulation.arm, arm)
-        if trajectory.gripper is not None and trajectory.gripper != self._gripper:
-            self._gripper = trajectory.gripper
-            gripper = self._interface.gripper_trajectory(self.robot, trajectory.gripper, trajectory.duration)
-            self._accept(self.simulation.gripper, gripper)
+        self._accept(self.simulation.arm, self._interface.arm_trajectory(self.robot, sending.arm), sending.arm.start)
+        if sending.gripper is not None and sending.gripper != self._gripper:
+            self._gripper = sending.gripper
+            gripper = self._interface.gripper_trajectory(self.robot, sending.gripper, sending.arm.duration)
+            self._accept(self.simulation.gripper, gripper, sending.arm.start)
 
-    def _accept(self, controller: TrajectoryController, trajectory: Any) -> None:
+    def _accept(self, controller: TrajectoryController, trajectory: Any, start: float) -> None:
         times, positions, velocities = trajectory.times, trajectory.positions, trajectory.velocities
-        controller.accept(trajectory.joint_names, times, positions, velocities, now=self.world.time)
+        now = self.world.time
+        controller.accept(trajectory.joint_names, times, positions, velocities, now=now, start=now + start - self.now)
 
     def _measure(self, now: float) -> None:
         """Joint states, and the arm state that the driver makes of them."""
-        state = self._arm_state(now)
-        motion = self._motion
-        motion.on_state(state, now)
-        command = motion.command
-        self._report = Report(state, command, self._command_time, motion.outcome, motion.outcome_stamp, motion.detail)
-        self._filter.on_arm_state(state)
-        if motion.outcome is Outcome.REFUSED and command is not None:
-            self._filter.on_refusal(command.sequence, motion.detail)
+        state, driver = self._arm_state(now), self._driver
+        if driver.on_state(state, now):
+            state = replace(state, driver=driver.told(now))
+            self._filter.on_arm_state(state)
+        command = driver.command
+        self._report = Report(state, command, self._command_time, driver.outcome, driver.outcome_stamp, driver.detail)
         sequence = command.action_sequence if command is not None else 0
-        self._loop.on_arm_state(state, sequence, motion.outcome, motion.outcome_stamp)
+        self._loop.on_arm_state(state, sequence, driver.outcome, driver.outcome_stamp)
         last = self.run.steps[-1] if self.run.steps else None
-        over = motion.outcome not in (Outcome.NONE, Outcome.EXECUTING)
+        over = driver.outcome not in (Outcome.NONE, Outcome.EXECUTING)
         if last is not None and last.after is None and sequence == last.sequence and over:
             last.after = self._report
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from pydantic import BaseModel, Field
+from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
 import openvla_ros.msg as ours
-from openvla_ros.drive.driver import Driver, DriverConfig, Trajectory
+from openvla_ros.drive.driver import Driver, DriverConfig, Sending
 from openvla_ros.drive.interfaces import load_interface
 from openvla_ros.errors import KinematicsError
 from openvla_ros.robots.description import load_robot
@@ -25,6 +27,8 @@ from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.ros import conversion, parameters, qos, spin, timers
 from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from openvla_ros.types import ArmState, Outcome
+
+_DRAIN = 0.2  # [s] for the last hold to reach the controller
 
 
 class DriverParameters(BaseModel):
@@ -42,7 +46,7 @@ class ArmDriverNode(Node):
         settings = parameters.declare(self, DriverParameters)
         self._robot = load_robot(settings.robot)
         self._kinematics = Kinematics(self._robot)
-        self._motion = Driver(self._kinematics, settings.motion)
+        self._driver = Driver(self._robot, self._kinematics, settings.motion)
         self._gripper = float("nan")  # last opening sent
         self._command_received = self._command_sent = Time()
         self._problem = "no joint states yet: is the arm's own driver running?"
@@ -53,9 +57,10 @@ class ArmDriverNode(Node):
         self._arm_state = self.create_publisher(ours.ArmState, "arm_state", qos.LATEST)
         self._diagnostics = Diagnostics(self)
         self.create_subscription(JointState, interface.joint_states_topic, self._on_joint_states, qos.STREAM)
-        self.create_subscription(ours.SafeCommand, "command", self._on_command, qos.LATEST)
+        self.create_subscription(ours.SafeCommand, "command", self._on_command, qos.COMMAND)
         self.create_subscription(ours.SafetyStatus, "safety_status", self._on_status, qos.STATUS)
-        self.create_subscription(Bool, "e_stop", self._on_e_stop, qos.LATCHED)
+        for profile in qos.E_STOP:
+            self.create_subscription(Bool, "e_stop", self._on_e_stop, profile)
         timers.every(self, 0.02, self._on_timer)
 
     def _now(self) -> float:
@@ -63,29 +68,40 @@ class ArmDriverNode(Node):
 
     def _on_command(self, message: ours.SafeCommand) -> None:
         self._command_received = self.get_clock().now().to_msg()
-        age = self._now() - conversion.seconds(message.decided)
-        self._send(self._motion.on_command(conversion.command(message), age, time.monotonic()))
+        now, steady = self._now(), time.monotonic()
+        try:
+            command = conversion.command(message)
+        except ValueError as error:  # no path that anybody could follow: what was under way ends
+            message.path = JointTrajectory()
+            command = conversion.command(message)
+            self.get_logger().warning(f"command with a path that is none: {error}", throttle_duration_sec=1.0)
+        if command.path is not None:
+            command = replace(command, path=command.path.shifted(steady - now))
+        self._send(self._driver.on_command(command, now - conversion.seconds(message.decided), steady))
         self._command_sent = self.get_clock().now().to_msg()
-        if self._motion.outcome is Outcome.REFUSED:
-            self.get_logger().warning(f"command refused: {self._motion.detail}", throttle_duration_sec=1.0)
+        if self._driver.outcome is Outcome.REFUSED:
+            self.get_logger().warning(f"command refused: {self._driver.detail}", throttle_duration_sec=1.0)
 
-    def _on_status(self, _: ours.SafetyStatus) -> None:
-        self._motion.heard_filter(time.monotonic())
+    def _on_status(self, message: ours.SafetyStatus) -> None:
+        stopped = message.state == ours.SafetyStatus.STOPPED
+        self._send(self._driver.heard_filter(time.monotonic(), stopped))
 
     def _on_e_stop(self, message: Bool) -> None:
-        self._send(self._motion.press(bool(message.data), time.monotonic()))
+        self._send(self._driver.press(bool(message.data), time.monotonic()))
 
     def _on_timer(self) -> None:
         now = time.monotonic()
-        self._send(self._motion.tick(now))
-        outcome, detail = self._motion.outcome, self._motion.detail
-        problem = self._problem or self._motion.missing(now)
+        self._send(self._driver.tick(now))
+        driver = self._driver
+        problem = self._problem or driver.missing(now) or driver.unexpected
         if problem:
             self._diagnostics.set(ERROR, problem)
-        elif detail:
-            self._diagnostics.set(WARN, f"{outcome.name.lower()}: {detail}")
+        elif driver.detail:
+            self._diagnostics.set(WARN, f"{driver.outcome.name.lower()}: {driver.detail}")
+        elif driver.unbelieved:
+            self._diagnostics.set(WARN, f"a measurement is left out: {driver.unbelieved}")
         else:
-            self._diagnostics.set(OK, outcome.name.lower())
+            self._diagnostics.set(OK, driver.outcome.name.lower())
 
     def _on_joint_states(self, message: JointState) -> None:
         try:
@@ -94,8 +110,8 @@ class ArmDriverNode(Node):
             self._problem = f"joint states can't be used: {error}"
             return
         self._problem = ""
-        self._motion.on_state(state, time.monotonic())
-        self._publish(state, message)
+        if self._driver.on_state(state, time.monotonic()):
+            self._publish(state, message)
 
     def _measured(self, message: JointState) -> ArmState:
         """Raises KeyError, ValueError or KinematicsError for a message that lacks a joint, or is not finite."""
@@ -121,37 +137,52 @@ class ArmDriverNode(Node):
         )
 
     def _publish(self, state: ArmState, source: JointState) -> None:
-        motion = self._motion
+        driver = self._driver
         message = ours.ArmState(
             end_effector=conversion.pose_msg(state.pose),
             twist=conversion.twist_msg(state.linear_velocity, state.angular_velocity),
             joints=conversion.joint_state_msg(self._robot.joint_names, state),
             gripper=state.gripper,
-            outcome=motion.outcome.value,
-            outcome_stamp=conversion.time_msg(motion.outcome_stamp),
-            detail=motion.detail,
+            outcome=driver.outcome.value,
+            outcome_stamp=conversion.time_msg(driver.outcome_stamp),
+            detail=driver.detail,
             command_received=self._command_received,
             command_sent=self._command_sent,
         )
-        if motion.command is not None:
-            message.target = conversion.pose_msg(motion.command.target)
-            message.command_sequence = motion.command.sequence
-            message.action_sequence = motion.command.action_sequence
-            message.episode_id = motion.command.episode_id
+        told = driver.told(time.monotonic())
+        assert told is not None  # there is a measurement
+        message.reference = told.reference.tolist()
+        message.reference_at_rest = told.at_rest
+        message.displaced = conversion.time_msg(told.displaced)
+        message.unexpected_motion = told.unexpected
+        if driver.command is not None:
+            message.target = conversion.pose_msg(driver.command.target)
+            message.command_sequence = driver.command.sequence
+            message.action_sequence = driver.command.action_sequence
+            message.episode_id = driver.command.episode_id
         message.header.stamp = source.header.stamp
         message.header.frame_id = self._robot.base_frame
         self._arm_state.publish(message)
 
-    def _send(self, trajectory: Trajectory | None) -> None:
-        if trajectory is None:
+    def _send(self, sending: Sending | None) -> None:
+        if sending is None:
             return
-        arm = self._interface.arm_trajectory(self._robot, trajectory.positions, trajectory.duration)
-        self._arm.publish(conversion.trajectory_msg(arm))
+        arm = conversion.trajectory_msg(self._interface.arm_trajectory(self._robot, sending.arm))
+        # The moment that it counts from: what it takes on its way is not to shift it against the one before.
+        arm.header.stamp = conversion.time_msg(self._now() + sending.arm.start - time.monotonic())
+        self._arm.publish(arm)
         # A gripper's controller need not hear every step that its target has not changed.
-        if trajectory.gripper is not None and trajectory.gripper != self._gripper:
-            self._gripper = trajectory.gripper
-            gripper = self._interface.gripper_trajectory(self._robot, trajectory.gripper, trajectory.duration)
+        if sending.gripper is not None and sending.gripper != self._gripper:
+            self._gripper = sending.gripper
+            gripper = self._interface.gripper_trajectory(self._robot, sending.gripper, sending.arm.duration)
             self._gripper_publisher.publish(conversion.trajectory_msg(gripper))
+
+    def close(self) -> None:
+        """Before the process ends: the arm holds."""
+        sending = self._driver.end(time.monotonic())
+        if sending is not None:
+            self._send(sending)
+            self._arm.wait_for_all_acked(Duration(seconds=_DRAIN))
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
 import openvla_ros.msg as ours
+from openvla_ros import messages
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, Wait, make_loop
 from openvla_ros.control.safety.rules import freeze
 from openvla_ros.errors import ConfigError, OpenVLAError, PolicyError
@@ -31,7 +32,6 @@ from openvla_ros.robots.description import load_robot
 from openvla_ros.ros import conversion, parameters, qos, spin, timers
 from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from openvla_ros.ros.worker import Worker
-from openvla_ros.types import Outcome
 
 
 class PolicyParameters(BaseModel):
@@ -95,6 +95,7 @@ class PolicyNode(LifecycleNode):
         self._policy: Policy | None = None
         self._loop: ControlLoop | None = None  # exists while active
         self._instruction = ""
+        self._control_since = 0.0  # the last deliberate act: activation, another instruction
         self._episode_id = ""
         self._sequence = round(self._now() * 1e3)
         self._base_frame = ""
@@ -175,7 +176,8 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._ended, self._answered = "", 0
         self._loop = make_loop(self._settings.mode, self._settings.loop)
-        self._loop.start(self._now(), self._instruction)
+        self._control_since = self._now()
+        self._loop.start(self._control_since, self._instruction)
         self.get_logger().info(f"{self._settings.mode} control starts")
         return super().on_activate(state)
 
@@ -228,6 +230,8 @@ class PolicyNode(LifecycleNode):
         return not self._last_error
 
     def _on_instruction(self, message: String) -> None:
+        if message.data.strip() != self._instruction.strip():
+            self._control_since = self._now()
         self._instruction = message.data
         if self._loop is not None:
             self._loop.on_instruction(message.data, self._now())
@@ -238,7 +242,7 @@ class PolicyNode(LifecycleNode):
             self._loop.on_arm_state(
                 conversion.arm_state(message),
                 int(message.action_sequence),
-                Outcome(message.outcome),
+                messages.outcome(message.outcome),
                 conversion.seconds(message.outcome_stamp),
             )
 
@@ -341,6 +345,7 @@ class PolicyNode(LifecycleNode):
             inference_started=conversion.time_msg(started),
             inference_ended=conversion.time_msg(ended),
             duration=conversion.duration_msg(self._settings.loop.motion_duration),
+            control_since=conversion.time_msg(self._control_since),
             instruction=step.instruction,
             unnorm_key=self._policy.unnorm_key,
             normalized=prediction.normalized.tolist(),

@@ -46,7 +46,7 @@ class NodeParameters(BaseModel):
 
 
 class SafetyFilterNode(Node):
-    """In: ``action``, ``observation``, ``arm_state``, ``e_stop``, ``heartbeat``. Services: ~/stop, ~/reset.
+    """In: ``action``, ``observation``, ``arm_state``, ``e_stop``, ``heartbeat``. Services: ~/stop, ~/reset, ~/resume.
 
     Out: ``command``, ``safety_status``, ``safety_markers``.
     """
@@ -60,6 +60,7 @@ class SafetyFilterNode(Node):
         self._base_frame = base_frame(self._settings.base_frame, self._robot)
         self._check(config)
         self._filter = SafetyFilter(config, self._arm_model)
+        self._joint_names = self._robot.joint_names if self._robot is not None else ()
         self._pressed = False
         self._signalled = False
         self._last_status = self._last_refusal = -math.inf  # steady clock [s]
@@ -70,11 +71,13 @@ class SafetyFilterNode(Node):
         self._diagnostics = Diagnostics(self)
         self.create_subscription(ours.DeltaAction, "action", self._on_action, qos.LATEST)
         self.create_subscription(ours.ArmState, "arm_state", self._on_arm_state, qos.LATEST)
-        self.create_subscription(Bool, "e_stop", self._on_e_stop, qos.LATCHED)
+        for profile in qos.E_STOP:
+            self.create_subscription(Bool, "e_stop", self._on_e_stop, profile)
         self.create_subscription(Empty, "heartbeat", self._on_heartbeat, qos.HEARTBEAT)
         self.create_subscription(Header, "observation", self._on_observation, qos.HEARTBEAT)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(Trigger, "~/resume", self._on_resume)
         self._signal_guard = self.create_guard_condition(self._heed_signal)
         timers.every(self, 1.0 / self._settings.tick_hz, self._on_timer)
         timers.every(self, 1.0 / self._settings.marker_hz, self._show)
@@ -122,8 +125,6 @@ class SafetyFilterNode(Node):
 
     def _on_arm_state(self, message: ours.ArmState) -> None:
         self._filter.on_arm_state(conversion.arm_state(message))
-        if message.outcome == ours.ArmState.REFUSED:
-            self._filter.on_refusal(message.command_sequence, message.detail)
 
     def _on_heartbeat(self, _: Empty) -> None:
         self._filter.on_heartbeat(self._now())
@@ -139,7 +140,7 @@ class SafetyFilterNode(Node):
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         now = self._now()
         self._publish(self._filter.stop("service ~/stop", now), now)
-        response.success, response.message = True, "stopped; ~/reset re-arms"
+        response.success, response.message = True, "stopped; ~/reset re-arms, ~/resume goes on"
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -148,6 +149,19 @@ class SafetyFilterNode(Node):
         response.success, response.message = self._filter.reset(now)
         self._publish(self._filter.tick(now), now)
         return response
+
+    def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._heed_signal()
+        now = self._now()
+        response.success, response.message = self._filter.resume(now)
+        self._publish(self._filter.tick(now), now)
+        return response
+
+    def close(self) -> None:
+        """Before the process ends: the arm holds, and everybody knows."""
+        now = self._now()
+        self._publish(self._filter.stop("the end of the safety filter", now), now)
+        self._command.drain()
 
     def _on_timer(self) -> None:
         self._heed_signal()
@@ -163,7 +177,7 @@ class SafetyFilterNode(Node):
         now = self._now()
         answers = decision.action_sequence != 0
         if decision.command is not None:
-            command = conversion.command_msg(decision.command)
+            command = conversion.command_msg(decision.command, self._joint_names)
             command.header.frame_id = self._base_frame
             command.header.stamp = self._action.header.stamp if answers else conversion.time_msg(now)
             command.action_received = conversion.time_msg(received)

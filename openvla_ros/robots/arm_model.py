@@ -18,8 +18,7 @@ from openvla_ros.types import Array, Pose
 
 _WXYZ, _XYZW = [3, 0, 1, 2], [1, 2, 3, 0]  # MuJoCo's order of a quaternion from ours, and back
 _ITERATIONS = 8  # of one waypoint; two are usual
-_POSITION_TOLERANCE, _ROTATION_TOLERANCE = 1e-5, 1e-4  # [m], [rad] at the end of a path, a tenth of the driver's
-_ON_THE_WAY = 100.0  # times these in between: the next waypoint starts afresh, nothing adds up
+_POSITION_TOLERANCE, _ROTATION_TOLERANCE = 1e-5, 1e-4  # [m], [rad]
 _UNIT = np.eye(6).ravel()
 _DAMPING = 1e-7 * _UNIT  # keeps the step finite at a singularity, too small to slow it anywhere else
 _MAX_STEP = 0.5  # [rad] of any joint in one iteration
@@ -43,7 +42,7 @@ class ArmModel:
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(robot.end_effector_site).id
         self._posture = robot.pose("start")
-        self._redundant = len(self.lower) > 6
+        self.redundant = len(self.lower) > 6
         self._jacobian = np.zeros((6, self._model.nv))
         # What MuJoCo's functions write to; numpy's would cost most of a path's time.
         self._goal, self._now, self._turn, self._error = np.zeros(4), np.zeros(4), np.zeros(3), np.zeros(6)
@@ -72,33 +71,29 @@ class ArmModel:
         mujoco.mju_mat2Quat(self._now, self._data.site_xmat[self._site])
         return Pose(self._data.site_xpos[self._site].copy(), self._now[_XYZW])
 
-    def path(self, q_start: Array, target: Pose, count: int) -> Array | None:
-        """Joint positions (count + 1, n) [rad] along the straight line to ``target``, q_start (n,) first.
+    def follow(self, q_start: Array, points: Array, quaternions: Array, twists: Array) -> tuple[Array, Array] | None:
+        """Joint positions and velocities, (k, n) each [rad], [rad/s], at poses one after another, from q_start (n,).
 
-        Evenly spaced: position linear, rotation by slerp, as ``Kinematics.path``. Newton's method from each waypoint to
-        the next. Not held within joint limits: whoever asks judges that. None where it does not converge.
+        points (k, 3) [m], quaternions (k, 4) x y z w; twists (k, 6): linear [m/s] and angular [rad/s] velocity there.
+        Newton's method from each pose to the next. Not held within joint limits: whoever asks judges that. None where
+        it does not converge.
         """
         self._place(q_start)
-        start = self._data.site_xpos[self._site].copy()
-        quaternion = np.empty(4)
-        mujoco.mju_mat2Quat(quaternion, self._data.site_xmat[self._site])
-        line = target.position - start
-        mujoco.mju_subQuat(self._turn, target.quaternion[_WXYZ], quaternion)
-        turn = self._turn.copy()
-        positions = np.empty((count + 1, len(q_start)))
-        positions[0] = q = q_start
-        for i in range(1, count + 1):
+        positions, velocities = np.empty((len(points), len(q_start))), np.empty((len(points), len(q_start)))
+        q = q_start
+        for i, (point, quaternion) in enumerate(zip(points, quaternions[:, _WXYZ], strict=True)):
             self._goal[:] = quaternion
-            mujoco.mju_quatIntegrate(self._goal, turn, i / count)
-            found = self._solve(q, start + i / count * line, 1.0 if i == count else _ON_THE_WAY)
+            found = self._solve(q, point)
             if found is None:
                 return None
             positions[i] = q = found
-        return positions
+            self._error[:] = twists[i]
+            velocities[i] = self._step_towards(_DAMPING)
+        return positions, velocities
 
-    def redundant_part(self, q: Array, offset: Array) -> Array:
-        """(n,) the part of a joint ``offset`` (n,) at q (n,) that does not move the end effector [rad]."""
-        if not self._redundant:
+    def null_space(self, q: Array, offset: Array) -> Array:
+        """(n,) the part of joint velocities ``offset`` (n,) at q (n,) that does not move the end effector."""
+        if not self.redundant:
             return np.zeros_like(q)
         self._place(q)
         jacobian = self._take_jacobian()
@@ -137,7 +132,7 @@ class ArmModel:
         mujoco.mj_jacSite(self._model, self._data, self._jacobian[:3], self._jacobian[3:], self._site)
         return self._jacobian
 
-    def _solve(self, q: Array, point: Array, slack: float) -> Array | None:
+    def _solve(self, q: Array, point: Array) -> Array | None:
         """Joint positions (n,) at ``point`` (3,) and self._goal, from q, where the model is placed already."""
         data, error = self._data, self._error
         for i in range(_ITERATIONS):
@@ -147,9 +142,9 @@ class ArmModel:
             mujoco.mju_mulMatVec(error[3:], matrix.reshape(3, 3), self._turn)
             mujoco.mju_sub3(error[:3], point, data.site_xpos[self._site])
             distance, angle = mujoco.mju_norm3(error[:3]), mujoco.mju_norm3(error[3:])
-            if i and distance < slack * _POSITION_TOLERANCE and angle < slack * _ROTATION_TOLERANCE:
+            if i and distance < _POSITION_TOLERANCE and angle < _ROTATION_TOLERANCE:
                 return q
-            if i == 0 and self._redundant:
+            if i == 0 and self.redundant:
                 step = self._first_step(q, posture_gain(distance, angle))
             else:
                 step = self._step_towards(_DAMPING)

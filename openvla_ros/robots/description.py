@@ -149,10 +149,12 @@ class CommandInterface(_Frozen):
 
 
 class CartesianLimits(_Frozen):
-    """Speed limits of the end effector: max_linear [m/s], max_angular [rad/s]."""
+    """Limits of the end effector: max_linear [m/s], max_angular [rad/s], and accelerations [m/s^2], [rad/s^2]."""
 
     max_linear: Positive
     max_angular: Positive
+    max_linear_acceleration: Positive
+    max_angular_acceleration: Positive
 
 
 class RobotDescription(_Frozen):

@@ -68,9 +68,9 @@ def fill_action(message: ours.DeltaAction, action: Action) -> None:
     message.gripper = float(action.gripper)
 
 
-def command_msg(value: Command) -> ours.SafeCommand:
-    """Without header and stamps, which the caller knows."""
-    return ours.SafeCommand(
+def command_msg(value: Command, joint_names: tuple[str, ...] = ()) -> ours.SafeCommand:
+    """Without header and stamps, which the caller knows. joint_names: of its path."""
+    message = ours.SafeCommand(
         episode_id=value.episode_id,
         sequence=value.sequence,
         action_sequence=value.action_sequence,
@@ -78,7 +78,19 @@ def command_msg(value: Command) -> ours.SafeCommand:
         target=pose_msg(value.target),
         gripper=float(value.gripper),
         duration=duration_msg(value.duration),
+        continues=value.continues,
     )
+    if value.path is not None:
+        path = value.path
+        message.path.header.stamp = time_msg(path.start)
+        message.path.joint_names = list(joint_names)
+        message.path.points = [
+            JointTrajectoryPoint(positions=q, velocities=qd, time_from_start=duration_msg(t))
+            for t, q, qd in zip(
+                (path.times - path.start).tolist(), path.positions.tolist(), path.velocities.tolist(), strict=True
+            )
+        ]
+    return message
 
 
 def joint_state_msg(names: tuple[str, ...], state: ArmState) -> JointState:
@@ -102,7 +114,7 @@ def report_msg(report: RuleReport) -> ours.RuleReport:
 
 
 def trajectory_msg(trajectory: ArmTrajectory) -> JointTrajectory:
-    """A zero header stamp asks the controller to start at once."""
+    """Without a header stamp: zero asks the controller to start at once."""
     message = JointTrajectory(joint_names=list(trajectory.joint_names))
     for i, t in enumerate(trajectory.times):
         point = JointTrajectoryPoint(positions=trajectory.positions[i].tolist(), time_from_start=duration_msg(float(t)))

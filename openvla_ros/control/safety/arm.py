@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -22,6 +23,7 @@ class ArmModel(Protocol):
     lower: Array
     upper: Array
     max_velocity: Array
+    redundant: bool
     pair_names: tuple[str, ...]
     link_names: tuple[str, ...]
 
@@ -32,12 +34,12 @@ class ArmModel(Protocol):
 
     def forward(self, q: Array) -> Pose: ...
 
-    def path(self, q_start: Array, target: Pose, count: int) -> Array | None:
-        """(count + 1, n) along the straight line to ``target``, q_start first; None where there are none."""
+    def follow(self, q_start: Array, points: Array, quaternions: Array, twists: Array) -> tuple[Array, Array] | None:
+        """Joint positions and velocities, (k, n) each, at poses one after another; None where there are none."""
         ...
 
-    def redundant_part(self, q: Array, offset: Array) -> Array:
-        """(n,) the part of a joint offset that does not move the end effector."""
+    def null_space(self, q: Array, offset: Array) -> Array:
+        """(n,) the part of joint velocities that does not move the end effector."""
         ...
 
     def smallest_singular_value(self, q: Array) -> float: ...
@@ -74,26 +76,22 @@ class Posture:
 
 @dataclass(frozen=True, slots=True)
 class JointPath:
-    """Joint positions (k + 1, n) at even times over ``duration`` [s]; the first where the arm is commanded to be now.
+    """Joint positions and velocities (k + 1, n) at times (k + 1,) [s]; the first is what the arm is told for then.
 
-    ``postures``: the same, one by one. Not ``reached``: no joint positions lead to the target, and this stays.
+    ``postures``: the positions, one by one. Not ``reached``: no joint positions lead on, and this stays. ``remainder``:
+    what the arm does without the step that is judged, the rest of what was judged before; None where it is at rest.
     """
 
+    times: Array
     positions: Array
-    duration: float
+    velocities: Array
     postures: tuple[Posture, ...]
     reached: bool
+    remainder: Callable[[], JointPath | None]
 
     @property
-    def step_time(self) -> float:
-        return self.duration / (len(self.positions) - 1)
-
-    def at(self, elapsed: float) -> Array:
-        """(n,) so many seconds after the start."""
-        place = min(max(elapsed / self.step_time, 0.0), len(self.positions) - 1.0)
-        before = min(int(place), len(self.positions) - 2)
-        start, end = self.positions[before], self.positions[before + 1]
-        return start + (place - before) * (end - start)
+    def duration(self) -> float:
+        return float(self.times[-1] - self.times[0])
 
 
 class Approach:
@@ -106,11 +104,22 @@ class Approach:
     def __init__(self, slow_down: float, stop: float, approach_s: float) -> None:
         self._slow_down, self._stop, self._time = slow_down, stop, approach_s
 
-    def excess(self, before: Array, after: Array, time: float) -> Array:
-        """How much too far each value falls within ``time`` [s]; not above 0: allowed. Arrays of one shape."""
-        falls = np.minimum(before, self._slow_down) - after  # what is above the band does not count
-        most = np.maximum(after - self._stop, 0.0) * (time / self._time)
-        return np.where((after >= self._slow_down) | (falls <= 1e-9), 0.0, falls - most)
+    def excess(self, path: JointPath, of: Callable[[Posture], Array]) -> tuple[Array, Array]:
+        """How much too far each value falls along a path; not above 0: allowed. And the least that each gets to.
+
+        A value that gets no lower than without the step that is judged is no objection to that step.
+        """
+        before, least = np.asarray(of(path.postures[0])), _least(path, of)
+        falls = np.minimum(before, self._slow_down) - least  # what is above the band does not count
+        most = np.maximum(least - self._stop, 0.0) * (path.duration / self._time)
+        excess = np.where((least >= self._slow_down) | (falls <= 1e-9), 0.0, falls - most)
+        if (excess > 0).any() and (remainder := path.remainder()) is not None:
+            excess = np.where(least >= _least(remainder, of) - 1e-9, 0.0, excess)
+        return excess, least
+
+
+def _least(path: JointPath, of: Callable[[Posture], Array]) -> Array:
+    return np.min([of(posture) for posture in path.postures], axis=0)
 
 
 def arm_model_problem(state: ArmState, model: ArmModel) -> str:

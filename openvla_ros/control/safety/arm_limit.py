@@ -1,24 +1,23 @@
 """The limit that narrows a motion until the arm's joints can carry it out and no arm rule objects.
 
-The arm driver follows the straight line from where its joints are commanded to be, to the target. So does this: every
-motion is judged by its joint path, and what is passed on can be carried out.
+Every motion is judged by the joint path that it leads to, from where the arm's reference will be when it takes effect.
+That path travels in the command, and the driver executes it as it is.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from openvla_ros import geometry
 from openvla_ros.control.safety.arm import ArmModel, JointPath, Posture
 from openvla_ros.control.safety.config import SafetyConfig
+from openvla_ros.control.safety.course import Course
 from openvla_ros.control.safety.motion import ArmRule, Context, Motion, Objection
 from openvla_ros.types import Array, RuleReport
 
-_SPACING_M, _SPACING_RAD = 0.02, 0.1  # between two samples of a path
-_WAYPOINT_S = 0.04  # between two samples of a path with fast joints: as the arm driver's waypoints
+_SPACING_M, _SPACING_RAD, _SPACING_S = 0.02, 0.1, 0.2  # between two points of a path
+_FINE_S = 0.04  # of a path with fast joints
 _FAST = 0.5  # share of a joint's speed limit
 _NEGLIGIBLE = 0.01  # share of the largest step below which a search is not worth its time
 # Of x y z and the rotation about them: what is lengthened together, and the halvings of each search. What they leave is
@@ -39,7 +38,6 @@ class ArmLimit:
     def __init__(self, config: SafetyConfig, model: ArmModel, rules: Sequence[ArmRule]) -> None:
         self._model = model
         self._rules = rules
-        self._max_lag = config.joints.max_lag_rad
         self._cutoff = config.collision.self_slow_down_m
         self._negligible = _NEGLIGIBLE * np.repeat([config.motion.max_step_m, config.motion.max_step_rad], 3)
         self._paths: _Paths | None = None
@@ -61,21 +59,8 @@ class ArmLimit:
     def path(self, motion: Motion, context: Context) -> JointPath:
         """What a motion means for the joints."""
         if self._paths is None or self._paths.context is not context:
-            self._paths = _Paths(context, self._model, self._joints_now(context), self._cutoff)
+            self._paths = _Paths(context, self._model, self._cutoff)
         return self._paths.of(motion)
-
-    def _joints_now(self, context: Context) -> Array:
-        """(n,) where the driver's joints are commanded to be: along the last path, or measured where there is none."""
-        assert context.arm is not None  # the freshness gate comes first
-        measured = context.arm.joint_positions
-        if context.accepted is None or context.accepted.joints is None:
-            return measured
-        commanded = context.accepted.joints.at(context.now - context.accepted.at)
-        lag = measured - commanded
-        if abs(lag).max() > self._max_lag:
-            return measured
-        # The elbow of a redundant arm is where the driver's solver has brought it: ours must not drift away from that.
-        return commanded + self._model.redundant_part(commanded, lag)
 
     def _is_allowed(self, motion: Motion, context: Context, objections: _Objections) -> bool:
         path = self.path(motion, context)
@@ -115,37 +100,81 @@ class ArmLimit:
 class _Paths:
     """The joint paths of motions in one situation, each found once: the search asks again, and so does the filter."""
 
-    def __init__(self, context: Context, model: ArmModel, q_start: Array, cutoff: float) -> None:
+    def __init__(self, context: Context, model: ArmModel, cutoff: float) -> None:
         self.context = context
         self._model = model
         self._cutoff = cutoff
-        self._start = Posture(model, q_start, cutoff)
-        self._here = model.forward(q_start)
+        q, self._velocity = self._told(context)
+        self._start = Posture(model, q, cutoff)
         self._known: list[tuple[Motion, JointPath]] = []
+        self._remainder: JointPath | None = None
 
     def of(self, motion: Motion) -> JointPath:
         for known, path in self._known:
             if known is motion:
                 return path
-        path = self._plan(motion)
+        before = self.context.course(motion)
+        path = self._plan(before.then(motion.step()), lambda: self._rest_of(before))
         self._known.append((motion, path))
         return path
 
-    def _plan(self, motion: Motion) -> JointPath:
-        start, target = self._start, motion.target()
-        distance, angle = geometry.errors(self._here, target)
-        count = max(1, math.ceil(max(distance / _SPACING_M, angle / _SPACING_RAD)))
-        finer = math.ceil(motion.duration / _WAYPOINT_S)
-        if len(start.q) > 6:
-            count = max(count, finer)  # where the elbow goes depends on the waypoints
-        positions = self._model.path(start.q, target, count)
-        if positions is not None and finer > count and self._is_fast(positions, motion.duration / count):
-            positions = self._model.path(start.q, target, finer)
-        if positions is None:
-            return JointPath(np.stack([start.q, start.q]), motion.duration, (start, start), reached=False)
-        postures = (Posture(self._model, q, self._cutoff) for q in positions[1:])
-        return JointPath(positions, motion.duration, (start, *postures), reached=True)
+    @staticmethod
+    def _told(context: Context) -> tuple[Array, Array]:
+        """(n,) and (n,): the reference's positions and velocities when the motion takes effect."""
+        if context.accepted is not None and context.accepted.trajectory is not None:
+            return context.accepted.trajectory.at(context.start)
+        assert context.arm is not None  # the freshness gate comes first
+        q = context.arm.joint_positions if context.rest is None else context.rest
+        return q, np.zeros_like(q)
 
-    def _is_fast(self, positions: Array, step_time: float) -> bool:
+    def _rest_of(self, before: Course) -> JointPath | None:
+        if self._remainder is None and before.end > self.context.start:
+            self._remainder = self._plan(before, lambda: None)
+        return self._remainder
+
+    def _plan(self, course: Course, remainder: Callable[[], JointPath | None]) -> JointPath:
+        start, begin = self._start, self.context.start
+        moves = any(step.translation.any() or step.rotvec.any() for step in course.steps)
+        times = _points(course, begin, _SPACING_S) if moves else np.array([begin, course.end])
+        found = self._follow(course, times) if moves else (np.stack([start.q, start.q]), np.zeros((2, len(start.q))))
+        if found is not None and moves and self._is_fast(found[0], times):
+            times = _points(course, begin, _FINE_S)
+            found = self._follow(course, times)
+        if found is None:
+            stays, still = np.stack([start.q, start.q]), np.zeros((2, len(start.q)))
+            ends = np.array([begin, max(course.end, begin + _FINE_S)])
+            return JointPath(ends, stays, still, (start, start), False, remainder)
+        postures = (Posture(self._model, q, self._cutoff) for q in found[0][1:])
+        return JointPath(times, *found, (start, *postures), True, remainder)
+
+    def _follow(self, course: Course, times: Array) -> tuple[Array, Array] | None:
+        """Joint positions and velocities, (k + 1, n) each, at times (k + 1,)."""
+        later, q = times[1:], self._start.q
+        found = self._model.follow(q, course.positions(later), course.quaternions(later), course.twists(later))
+        if found is None:
+            return None
+        positions, velocities = np.vstack([q, found[0]]), np.vstack([self._velocity, found[1]])
+        if self._model.redundant:  # its elbow moves without the end effector, too
+            turning = (positions[2:] - positions[:-2]) / (times[2:] - times[:-2])[:, None]
+            for i, speed in enumerate(turning, 1):
+                velocities[i] += self._model.null_space(positions[i], speed)
+        return positions, velocities
+
+    def _is_fast(self, positions: Array, times: Array) -> bool:
         """Whether a joint's speed may matter, and with it how it changes along the path."""
-        return bool((abs(np.diff(positions, axis=0)) > _FAST * step_time * self._model.max_velocity).any())
+        speeds = abs(np.diff(positions, axis=0)) / np.diff(times)[:, None]
+        return bool((speeds > _FAST * self._model.max_velocity).any())
+
+
+def _points(course: Course, start: float, longest: float) -> Array:
+    """(k + 1,) [s] from ``start`` to the end: where the acceleration changes, and between as the way asks for."""
+    changes = course.changes(start)
+    ways, rates = course.positions(changes), course.velocities((changes[1:] + changes[:-1]) / 2)[1]
+    gaps = np.diff(changes)
+    counts = np.maximum(
+        np.sqrt((np.diff(ways, axis=0) ** 2).sum(axis=1)) / _SPACING_M,
+        np.maximum(np.sqrt((rates**2).sum(axis=1)) * gaps / _SPACING_RAD, gaps / longest),
+    )
+    spans = zip(changes[:-1], gaps, np.maximum(np.ceil(counts - 1e-6), 1).astype(int).tolist(), strict=True)
+    inner = [begin + gap * np.arange(n) / n for begin, gap, n in spans]
+    return np.concatenate([*inner, changes[-1:]])

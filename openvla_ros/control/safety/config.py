@@ -97,17 +97,24 @@ class RampIn(Section):
     )
 
 
-class Motion(Section):
+class MotionLimits(Section):
     """Limits of one step. A vector beyond a limit is scaled: its direction is kept. Translation and rotation each."""
 
     max_step_m: Number = number(0.05, "m", "length of one step", gt=0, le=0.3)
     max_step_rad: Number = number(0.25, "rad", "angle of one step", gt=0, le=1.0)
     max_speed_m_s: Number = number(0.25, "m/s", "speed of the commanded position", gt=0, le=1.7)
     max_speed_rad_s: Number = number(1.25, "rad/s", "speed of the commanded orientation", gt=0, le=3.0)
-    max_acceleration_m_s2: Number = number(
-        2.5, "m/s^2", "change of commanded velocity over a step, braking excepted", gt=0, le=13
-    )
+    max_acceleration_m_s2: Number = number(2.5, "m/s^2", "change of commanded velocity, stops included", gt=0, le=13)
     max_acceleration_rad_s2: Number = number(12.5, "rad/s^2", "the same for angular velocity", gt=0, le=60)
+    lead_s: Number = number(
+        0.03, "s", "from a decision until it takes effect: time for the command to reach the driver", ge=0, le=0.2
+    )
+
+    @property
+    def window(self) -> float:
+        """Time [s] in which the commanded velocity reaches its limit from rest: what each step is smoothed over."""
+        linear = self.max_speed_m_s / self.max_acceleration_m_s2
+        return max(linear, self.max_speed_rad_s / self.max_acceleration_rad_s2, 0.02)
 
 
 class Tracking(Section):
@@ -251,7 +258,7 @@ class SafetyConfig(Section):
     plausible: Plausible = Plausible()
     duration: Duration = Duration()
     ramp_in: RampIn = RampIn()
-    motion: Motion = Motion()
+    motion: MotionLimits = MotionLimits()
     tracking: Tracking = Tracking()
     workspace: Workspace = Workspace()
     keep_out: tuple[Box, ...] = number((), "m", "boxes (name, lower_m, upper_m) not to enter", live=False)

@@ -13,6 +13,7 @@ class State(Enum):
     ACTIVE = 1  # passing actions
     HOLDING = 2  # actions stopped coming; the next valid one resumes
     STOPPED = 3  # latched; only a reset re-arms
+    PAUSED = 4  # re-armed; waits for a deliberate act
 
 
 class Verdict(Enum):

@@ -14,24 +14,28 @@ from openvla_ros.control.safety.arm_limit import ArmLimit
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.decision import Decision, State, Verdict
 from openvla_ros.control.safety.motion import Accepted, Context, Limit, Monitor, Motion, Refused, Seen, to_action
+from openvla_ros.control.safety.rules import paused
 from openvla_ros.control.safety.rules.finite import arm_state_problem
 from openvla_ros.control.safety.rules.freeze import is_still
 from openvla_ros.control.safety.rules.fresh import arm_state_age_problem
 from openvla_ros.errors import ConfigError
-from openvla_ros.types import ArmState, Command, Pose, RuleReport, StampedAction
+from openvla_ros.trajectory import Trajectory
+from openvla_ros.types import ArmState, Command, DriverState, Outcome, Pose, RuleReport, StampedAction
 
 __all__ = ["Decision", "SafetyFilter", "State", "Verdict"]
 
 _NO_ARM_MODEL = RuleReport("no_arm_model", "joint limits, singularities and collisions are not checked: no arm model")
+_HOLD_AGAIN = 0.1  # [s] after which a HOLD that the driver has not taken is sent again
 _MAX_ROUNDS = 8  # limits narrow a motion until none has anything left to do; two rounds are usual
 
 
 class SafetyFilter:
     """Turns actions into bounded absolute commands, and stops the arm. Not thread-safe: one caller at a time.
 
-    ``now`` [s] is the clock of the stamps. The target of a command starts from the last accepted target, or from the
-    measured pose after a start, a stop, a refusal by the driver or a loss of the arm state. Without ``arm_model`` the
-    arm rules (joints, singularities, collisions) are absent, and every answer to no action says so.
+    ``now`` [s] is the clock of the stamps. A step is added to the last accepted target; after a start, a stop, anything
+    that the driver did by itself, or a loss of the arm state, to where the driver says that the arm's reference rests.
+    Without ``arm_model`` the arm rules (joints, singularities, collisions) are absent, and so is the path of a command,
+    without which no driver moves; every answer to no action says so.
     """
 
     def __init__(self, config: SafetyConfig, arm_model: ArmModel | None = None) -> None:
@@ -40,13 +44,17 @@ class SafetyFilter:
         self._now = -math.inf
         self._arm: ArmState | None = None
         self._arm_rejected: RuleReport | None = None
-        self._refusal: RuleReport | None = None
+        self._driver_ended: RuleReport | None = None  # what the driver did of its own accord
+        self._displaced: RuleReport | None = None
         self._stop_reason = ""
         self._pressed = False
         self._accepted: Accepted | None = None
         self._motion_started = -math.inf
         self._seen: Seen | None = None
         self._not_before = -math.inf
+        self._paused = False
+        self._reset_at = 0.0
+        self._sent_at = -math.inf
         self._still_actions = 0
         self._heartbeat = -math.inf
         self._e_stop_heard = -math.inf
@@ -84,19 +92,33 @@ class SafetyFilter:
 
     def on_arm_state(self, state: ArmState) -> None:
         """The newest measurement. One that cannot be believed counts as if it had not arrived, and is reported."""
+        if self._arm is not None and state.stamp < self._arm.stamp:
+            return  # an older one that was overtaken
         problem = arm_state_problem(state)
         if self._arm_model is not None:
             problem = problem or arm_model_problem(state, self._arm_model)
         if problem:
             self._arm_rejected = RuleReport("arm_state", f"arm state not accepted: {problem}")
-        else:
-            self._arm = state
+            return
+        self._arm = state
+        if state.driver is not None:
+            self._hear(state.driver, state.stamp)
 
-    def on_refusal(self, command_sequence: int, detail: str) -> None:
-        """The driver did not carry a command out. Going on from its target would wind up against the driver."""
+    def _hear(self, driver: DriverState, stamp: float) -> None:
+        """What the driver did of its own accord. Going on from the last target would wind up against it."""
+        if driver.displaced > self._reset_at:
+            detail = "the joints were found elsewhere at once: moved while nobody looked, or misread. Look, then reset"
+            self._displaced = RuleReport("displaced", detail)
         command = self._command
-        if command is not None and not command.hold and command.sequence == command_sequence:
-            self._refusal = RuleReport("driver", f"the arm driver refused the last command, the arm holds: {detail}")
+        if command is None or command.hold or self._accepted is None:
+            return
+        if driver.command_sequence == command.sequence:
+            if driver.outcome in (Outcome.REFUSED, Outcome.HELD, Outcome.TIMED_OUT):
+                what = driver.outcome.name.lower().replace("_", " ")
+                detail = f"the arm driver says of the last command: {what}. The arm holds: {driver.detail}"
+                self._driver_ended = RuleReport("driver", detail)
+        elif stamp - self._sent_at > self._config.freshness.arm_state_max_age_s:
+            self._driver_ended = RuleReport("driver", "the arm driver did not take the last command: it is lost")
 
     def on_heartbeat(self, now: float) -> None:
         """The operator is there. Needed only where ``deadman.timeout_s`` is set."""
@@ -122,12 +144,12 @@ class SafetyFilter:
         except Refused as refusal:
             if refusal.hold and self._accepted:
                 hold = self._hold(action.sequence, action.episode_id)
-                self._enter(State.HOLDING)
+                self._enter(self._idle)
             reports += refusal.reports
             return Decision(self._state, Verdict.REFUSED, hold, tuple(reports), action.action, None, action.sequence)
-        self._state = State.ACTIVE
+        self._state, self._paused = State.ACTIVE, False
         command = self._accept(action, motion, context)
-        unchanged = motion is asked
+        unchanged = motion.asks_the_same(asked)
         verdict = Verdict.ACCEPTED if unchanged else Verdict.LIMITED
         filtered = action.action if unchanged else to_action(motion)
         return Decision(self._state, verdict, command, (*reports, *limited), action.action, filtered, action.sequence)
@@ -135,7 +157,7 @@ class SafetyFilter:
     def tick(self, now: float) -> Decision:
         """The passing of time, at 50 Hz or more: notices silence, stale arm states, contact, a clock that jumps."""
         hold, reports = self._watch(now)
-        return self._answer(hold, *reports)
+        return self._answer(hold or self._hold_again(), *reports)
 
     def stop(self, source: str, now: float) -> Decision:
         """Stops the arm and latches. Always answers with a HOLD, also when stopped already."""
@@ -157,6 +179,7 @@ class SafetyFilter:
         if not self._stop_reason:
             return True, "not stopped: nothing to reset"
         problem = self._advance(now)
+        self._displaced = None  # whoever resets has looked
         obstacles = [problem, self._arm_problem(), *self._reports_of(self._monitors)]
         details = [obstacle.detail for obstacle in obstacles if obstacle is not None]
         if self._pressed:
@@ -164,9 +187,23 @@ class SafetyFilter:
         if details:
             return False, f"not reset, stopped by {self._stop_reason}: " + "; ".join(details)
         was, self._stop_reason = self._stop_reason, ""
-        self._enter(State.HOLDING)
+        self._paused = True
+        self._enter(self._idle)
+        self._not_before = self._reset_at = self._now
+        self._displaced = None
+        return True, f"re-armed after {was}; nothing moves yet: resume, activate the policy or give another instruction"
+
+    def resume(self, now: float) -> tuple[bool, str]:
+        """The deliberate act after a reset: (whether actions pass now, what was done or what stands in the way)."""
+        self._advance(now)
+        if self._stop_reason:
+            return False, f"stopped by {self._stop_reason}: reset first"
+        if not self._paused:
+            return True, "not paused: nothing to resume"
+        self._paused = False
+        self._enter(self._idle)
         self._not_before = self._now
-        return True, f"re-armed after {was}; the next action starts from the measured pose, with small steps"
+        return True, "the next action moves the arm, with small steps"
 
     def update(self, config: SafetyConfig) -> None:
         """Takes new parameters. ConfigError while the arm moves, for those that must not change under it."""
@@ -195,33 +232,51 @@ class SafetyFilter:
 
     def _watch(self, now: float) -> tuple[Command | None, list[RuleReport]]:
         """Takes the time and enters the state that follows: (a HOLD where the arm must stop for it, what happened)."""
-        refusal = self._refusal
-        reports = [report for report in (self._arm_rejected, refusal) if report]
-        self._arm_rejected = self._refusal = None
+        ended = self._driver_ended
+        reports = [report for report in (self._arm_rejected, ended) if report]
+        self._arm_rejected = self._driver_ended = None
         clock = self._advance(now)
-        faults = [clock] if clock else self._reports_of(self._monitors)
+        faults = [clock] if clock else self._faults()
         if self._stop_reason:
             return None, reports + faults
         if faults:
             return self._latch(f"{faults[0].rule}: {faults[0].detail}"), reports + faults
+        driver = self._arm.driver if self._arm else None
+        if driver is not None and driver.unexpected:
+            reports.append(RuleReport("unexpected_motion", driver.unexpected))
         if self._arm_problem():
             hold = self._hold() if self._accepted else None
             self._enter(State.WAITING)
             return hold, reports
-        if refusal and self._command:
+        if ended and self._accepted and self._command:
             hold = self._hold(self._command.action_sequence, self._command.episode_id)
-            self._enter(State.HOLDING)
+            self._enter(self._idle)
             return hold, reports
         if self._accepted and self._reports_of(self._pauses):
             hold = self._hold()
-            self._enter(State.HOLDING)
+            self._enter(self._idle)
             return hold, reports
         if self._state is State.WAITING:
-            self._enter(State.HOLDING)
+            self._enter(self._idle)
             self._not_before = self._now
         elif self._silence() > self._config.watchdog.silence_s:
-            self._state = State.HOLDING
+            self._state = self._idle
         return None, reports
+
+    @property
+    def _idle(self) -> State:
+        """Armed, without a valid action."""
+        return State.PAUSED if self._paused else State.HOLDING
+
+    def _faults(self) -> list[RuleReport]:
+        return [*self._reports_of(self._monitors), *([self._displaced] if self._displaced else [])]
+
+    def _hold_again(self) -> Command | None:
+        """A HOLD that the driver has not taken yet is said again."""
+        driver, command = (self._arm.driver if self._arm else None), self._command
+        if driver is None or command is None or not command.hold or driver.command_sequence == command.sequence:
+            return None
+        return self._hold() if self._now - self._sent_at > _HOLD_AGAIN else None
 
     def _advance(self, now: float) -> RuleReport | None:
         """Takes the time. A clock that went backwards makes everything known so far worthless, and is a fault."""
@@ -268,6 +323,8 @@ class SafetyFilter:
         if self._state is State.WAITING:
             problem = self._arm_problem()
             return [problem] if problem else []
+        if self._state is State.PAUSED:
+            return [RuleReport(paused.CODE, paused.DETAIL)]
         if self._state is State.HOLDING:
             limit = self._config.watchdog.silence_s
             watchdog = RuleReport("watchdog", "no valid action for [s]", self._silence(), float("nan"), limit)
@@ -282,9 +339,15 @@ class SafetyFilter:
 
     def _context(self) -> Context:
         starts = self._silence() > self._config.ramp_in.after_silence_s
+        limits = self._config.motion
         return Context(
             now=self._now,
             arm=self._arm,
+            start=self._now + limits.lead_s,
+            window=limits.window,
+            rest=self._arm.driver.reference if self._arm and self._arm.driver else None,
+            paused=self._paused,
+            paused_at=self._reset_at,
             stop_reason=self._stop_reason,
             active=self._state is State.ACTIVE,
             accepted=self._accepted,
@@ -313,10 +376,11 @@ class SafetyFilter:
 
     def _motion(self, action: StampedAction) -> Motion:
         """What is asked, from where the arm is commanded to be."""
-        anchor = self._accepted.target if self._accepted else self._measured()
+        anchor = self._accepted.target if self._accepted else self._rest()
         translation = np.array(action.action.translation, dtype=np.float64)
         rotvec = geometry.to_rotvec(geometry.from_rpy(action.action.rotation))
-        return Motion(anchor, translation, rotvec, float(action.action.gripper), float(action.duration))
+        start = self._now + self._config.motion.lead_s
+        return Motion(anchor, translation, rotvec, float(action.action.gripper), start, float(action.duration))
 
     def _narrow(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:
         """Applies every limit until none has anything left to do: what comes out satisfies all of them."""
@@ -335,19 +399,26 @@ class SafetyFilter:
         )
 
     def _accept(self, action: StampedAction, motion: Motion, context: Context) -> Command:
-        target = _frozen(motion.target())
-        time = context.time_for(motion)
+        course = context.course(motion).then(motion.step())
+        trajectory = None
+        if self._arm_limit is not None:
+            path = self._arm_limit.path(motion, context)
+            trajectory = Trajectory(path.times, path.positions, path.velocities)
+        continues = self._command.sequence if self._accepted and self._command else 0
         self._motion_started = context.motion_started
-        self._accepted = Accepted(
-            target=target,
-            linear_velocity=motion.translation / time,
-            angular_velocity=motion.rotvec / time,
-            gripper=motion.gripper,
-            at=self._now,
-            until=self._now + motion.duration,
-            joints=self._arm_limit.path(motion, context) if self._arm_limit else None,
+        self._accepted = Accepted(course, motion.gripper, self._now, trajectory)
+        return self._send(
+            Command(
+                target=_frozen(course.target()),
+                gripper=motion.gripper,
+                duration=course.end - context.start,
+                sequence=self._next_sequence,
+                action_sequence=action.sequence,
+                episode_id=action.episode_id,
+                path=trajectory,
+                continues=continues,
+            )
         )
-        return self._send(target, motion.gripper, motion.duration, action.sequence, action.episode_id)
 
     def _hold(self, action_sequence: int = 0, episode_id: str = "") -> Command:
         """Stop and hold. The target only informs: measured, else last commanded, else the base frame's origin."""
@@ -357,27 +428,33 @@ class SafetyFilter:
             target = self._command.target if self._command else Pose(np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]))
         # As last commanded, not as measured: a held object stays held.
         gripper = self._command.gripper if self._command else self._arm.gripper if self._arm else 0.0
-        return self._send(target, gripper, 0.0, action_sequence, episode_id, hold=True)
+        return self._send(Command(target, gripper, 0.0, self._next_sequence, action_sequence, episode_id, hold=True))
 
-    def _send(
-        self,
-        target: Pose,
-        gripper: float,
-        duration: float,
-        action_sequence: int,
-        episode_id: str,
-        hold: bool = False,
-    ) -> Command:
-        self._command = Command(
-            target=target,
-            gripper=gripper,
-            duration=duration,
-            sequence=self._command.sequence + 1 if self._command else 1,
-            action_sequence=action_sequence,
-            episode_id=episode_id,
-            hold=hold,
-        )
-        return self._command
+    @property
+    def _next_sequence(self) -> int:
+        return self._command.sequence + 1 if self._command else 1
+
+    def _send(self, command: Command) -> Command:
+        self._command, self._sent_at = command, self._now
+        return command
+
+    def _rest(self) -> Pose:
+        """Where the arm's reference rests: by the driver's word, else where it is measured. Refused while it moves."""
+        assert self._arm is not None
+        driver = self._arm.driver
+        if driver is None:
+            return self._measured()
+        if self._command is not None and driver.command_sequence != self._command.sequence:
+            raise Refused(RuleReport("driver", "the arm driver has not taken the last command yet: the arm holds"))
+        if not driver.at_rest:
+            raise Refused(RuleReport("driver", "the arm comes to rest first"))
+        if self._arm_model is None:
+            return self._measured()
+        lag, limit = float(abs(driver.reference - self._arm.joint_positions).max()), self._config.joints.max_lag_rad
+        if lag > limit:
+            detail = "the arm is not where it is told to be [rad]: the driver lets go of that first"
+            raise Refused(RuleReport("driver", detail, lag, 0.0, limit))
+        return _frozen(self._arm_model.forward(driver.reference))
 
     def _measured(self) -> Pose:
         assert self._arm is not None

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-
 from openvla_ros import geometry
 from openvla_ros.control.safety.arm import JointPath
+from openvla_ros.control.safety.course import Course, Step
+from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Action, ArmState, Array, Pose, RuleReport, StampedAction
 
 _INSIDE = 1e-7  # [rad] that a search ends within a bound
@@ -21,28 +21,45 @@ TOLERANCE = (
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """A step from the anchor: the last accepted target, or the measured pose where there is none.
+    """A step from the anchor: the last accepted target, or where the arm's reference rests.
 
-    translation (3,) [m] and rotvec (3,) [rad] in base axes, as in ``Pose.moved``; duration [s]; gripper 0..1.
+    translation (3,) [m] and rotvec (3,) [rad] in base axes, as in ``Pose.moved``; gripper 0..1; it begins at ``start``
+    [s] and takes ``duration`` [s], the smoothing apart.
     """
 
     anchor: Pose
     translation: Array
     rotvec: Array
     gripper: float
+    start: float
     duration: float
 
     def target(self) -> Pose:
         return geometry.moved(self.anchor, self.translation, self.rotvec)
 
+    def step(self) -> Step:
+        return Step(self.translation, self.rotvec, self.start, self.duration)
+
     def with_translation(self, translation: Array) -> Motion:
-        return Motion(self.anchor, translation, self.rotvec, self.gripper, self.duration)
+        return self.with_vectors(translation, self.rotvec)
 
     def with_rotvec(self, rotvec: Array) -> Motion:
-        return Motion(self.anchor, self.translation, rotvec, self.gripper, self.duration)
+        return self.with_vectors(self.translation, rotvec)
 
     def with_vectors(self, translation: Array, rotvec: Array) -> Motion:
-        return Motion(self.anchor, translation, rotvec, self.gripper, self.duration)
+        return Motion(self.anchor, translation, rotvec, self.gripper, self.start, self.duration)
+
+    def with_start(self, start: float) -> Motion:
+        return replace(self, start=start)
+
+    def asks_the_same(self, other: Motion) -> bool:
+        """Whether it differs in nothing but its start."""
+        return (
+            self.translation is other.translation
+            and self.rotvec is other.rotvec
+            and self.gripper == other.gripper
+            and self.duration == other.duration
+        )
 
     def with_gripper(self, gripper: float) -> Motion:
         return replace(self, gripper=gripper)
@@ -57,15 +74,21 @@ class Motion:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The last action that was passed on. Velocities (3,) of the commanded pose in base axes [m/s], [rad/s]."""
+    """What was passed on last, and with it all that the arm is commanded to do."""
 
-    target: Pose
-    linear_velocity: Array
-    angular_velocity: Array
+    course: Course
     gripper: float
     at: float  # when it was passed on
-    until: float  # when its motion is over
-    joints: JointPath | None = None  # what it means for the joints, where there is an arm model
+    trajectory: Trajectory | None = None  # what it means for the joints, where there is an arm model
+
+    @property
+    def target(self) -> Pose:
+        return self.course.target()
+
+    @property
+    def until(self) -> float:
+        """When the arm is at rest."""
+        return self.course.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +106,11 @@ class Context:
 
     now: float
     arm: ArmState | None  # the newest one, of whatever age
+    start: float = 0.0  # when what is decided now takes effect
+    window: float = 0.1  # of the smoothing [s]
+    rest: Array | None = None  # (n,) joints at which the arm's reference rests, where nothing was accepted
+    paused: bool = False  # re-armed: nothing moves without a deliberate act since ...
+    paused_at: float = -math.inf  # ... this time
     stop_reason: str = ""  # why the filter is latched; empty: it is not
     active: bool = False  # actions are coming
     accepted: Accepted | None = None  # None: nothing since the start, a stop or a lost arm state
@@ -100,15 +128,16 @@ class Context:
         """Seconds since the last accepted action."""
         return math.inf if self.accepted is None else self.now - self.accepted.at
 
-    def time_for(self, motion: Motion) -> float:
-        """The time [s] this motion really has: its duration, or since the last command where that is less."""
-        return min(motion.duration, self.interval)
+    def course(self, motion: Motion) -> Course:
+        """What was commanded before a motion is added, as far as it is not over."""
+        if self.accepted is None:
+            return Course(motion.anchor, self.window)
+        course = self.accepted.course
+        return course.since(self.now) if course.end > self.start else Course(course.target(), self.window)
 
-    def velocities(self) -> tuple[Array, Array]:
-        """(3,), (3,) of the commanded pose now: zero once the last motion is over."""
-        if self.accepted is None or self.now >= self.accepted.until:
-            return np.zeros(3), np.zeros(3)
-        return self.accepted.linear_velocity, self.accepted.angular_velocity
+    def commanded(self, motion: Motion) -> Pose:
+        """Where the end effector is commanded to be now."""
+        return motion.anchor if self.accepted is None else self.accepted.course.at(self.now)
 
 
 class Refused(Exception):

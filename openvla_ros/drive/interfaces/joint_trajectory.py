@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from openvla_ros.robots.description import RobotDescription
+from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Array
+
+_AT_ONCE = 0.02  # [s] to a position that the controller should have already
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,14 @@ def _check(name: str, values: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must be finite and of shape {shape}, not {values}")
 
 
-def arm_trajectory(robot: RobotDescription, positions: Array, duration: float) -> ArmTrajectory:
-    """Waypoints (k, n) [rad] at even times, the last after duration [s], as ``Kinematics.path`` gives them."""
-    count = len(positions)
-    times = np.linspace(0.0, duration, count + 1)[1:]
-    return ArmTrajectory(robot.joint_names, times, positions)
+def arm_trajectory(robot: RobotDescription, told: Trajectory) -> ArmTrajectory:
+    """What the arm is told from the first moment of ``told`` on. The controller has its own state there: no point."""
+    if len(told.times) == 1:
+        return ArmTrajectory(robot.joint_names, np.array([_AT_ONCE]), told.positions, told.velocities)
+    times = told.times[1:] - told.start
+    velocities = told.velocities[1:].copy()
+    velocities[-1] = 0.0
+    return ArmTrajectory(robot.joint_names, times, told.positions[1:], velocities)
 
 
 def gripper_trajectory(robot: RobotDescription, opening: float, duration: float) -> ArmTrajectory:

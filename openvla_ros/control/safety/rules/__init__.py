@@ -11,7 +11,6 @@ from collections.abc import Callable
 from openvla_ros.control.safety.arm import ArmModel
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.motion import ArmRule, Gate, Limit, Monitor
-from openvla_ros.control.safety.rules.acceleration import Acceleration
 from openvla_ros.control.safety.rules.camera import Camera, CameraSilence
 from openvla_ros.control.safety.rules.collision import SelfCollision, TableCollision
 from openvla_ros.control.safety.rules.contact import Effort, Wrench
@@ -28,12 +27,13 @@ from openvla_ros.control.safety.rules.joint_speed import JointSpeed
 from openvla_ros.control.safety.rules.keep_out import KeepOut
 from openvla_ros.control.safety.rules.latch import Latch
 from openvla_ros.control.safety.rules.order import Order
+from openvla_ros.control.safety.rules.pace import Pace
+from openvla_ros.control.safety.rules.paused import Paused
 from openvla_ros.control.safety.rules.plausible import Plausible
 from openvla_ros.control.safety.rules.ramp_in import RampIn
 from openvla_ros.control.safety.rules.rate import Rate
 from openvla_ros.control.safety.rules.reachable import Reachable
 from openvla_ros.control.safety.rules.singularity import Singularity
-from openvla_ros.control.safety.rules.speed import Speed
 from openvla_ros.control.safety.rules.step import Step
 from openvla_ros.control.safety.rules.tracking import Tracking
 from openvla_ros.control.safety.rules.workspace import Workspace
@@ -45,6 +45,7 @@ GATES: tuple[Callable[[SafetyConfig], Gate], ...] = (
     Order,
     Rate,
     Latch,
+    Paused,
     Camera,
 )
 
@@ -52,8 +53,7 @@ LIMITS: tuple[Callable[[SafetyConfig], Limit], ...] = (
     Duration,
     RampIn,
     Step,
-    Speed,
-    Acceleration,
+    Pace,
     Tracking,
     Workspace,
     KeepOut,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from openvla_ros.control.safety.arm import Approach, ArmModel, JointPath, Posture
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.motion import Context, Objection
@@ -58,7 +56,6 @@ def _worst(approach: Approach, path: JointPath, of: Callable[[Posture], Array]) 
     """Which of the values comes too near somewhere along the path, None if none does."""
     if len(of(path.postures[0])) == 0:
         return None
-    least = np.min([of(posture) for posture in path.postures[1:]], axis=0)
-    excess = approach.excess(of(path.postures[0]), least, path.duration)
+    excess, _ = approach.excess(path, of)
     worst = int(excess.argmax())
     return worst if excess[worst] > 0 else None

@@ -1,4 +1,4 @@
-"""A motion gets a bounded time, and never less than the last one still needs: that would speed the arm up."""
+"""A step gets a bounded time, and never ends before the one before: the course stays between the targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Duration:
         self._config = config.duration
 
     def __call__(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:
-        remaining = context.accepted.until - context.now if context.accepted else 0.0
+        remaining = context.accepted.course.busy_until - motion.start if context.accepted else 0.0
         shortest = max(self._config.min_s, remaining)
         asked = motion.duration
         allowed = max(min(asked, self._config.max_s), shortest)

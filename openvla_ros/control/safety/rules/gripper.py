@@ -19,7 +19,7 @@ class Gripper:
         allowed = asked
         if config.max_rate_per_s is not None:
             before = context.accepted.gripper if context.accepted else context.arm.gripper
-            most = config.max_rate_per_s * context.time_for(motion)
+            most = config.max_rate_per_s * min(motion.duration, context.interval)
             allowed = min(max(allowed, before - most), before + most)
         allowed = min(max(allowed, config.min), config.max)  # last: the range holds even where the arm starts outside
         if allowed == asked:

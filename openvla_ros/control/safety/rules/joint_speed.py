@@ -28,6 +28,7 @@ class JointSpeed:
 
 
 def _fastest(path: JointPath) -> Array:
-    """(n,) [rad/s] of each joint along the path."""
-    fastest: Array = abs(np.diff(path.positions, axis=0)).max(axis=0) / path.step_time
+    """(n,) [rad/s] of each joint along the path: on average between two points, and at them."""
+    between = abs(np.diff(path.positions, axis=0)) / np.diff(path.times)[:, None]
+    fastest: Array = np.maximum(between.max(axis=0), abs(path.velocities).max(axis=0))
     return fastest

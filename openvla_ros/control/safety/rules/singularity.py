@@ -20,11 +20,11 @@ class Singularity:
         self._approach = Approach(band.slow_down, band.stop, band.approach_s)
 
     def __call__(self, path: JointPath, context: Context) -> Objection | None:
-        before = np.array(path.postures[0].singular_value)
-        if self._approach.excess(before, np.array(_least(path)), path.duration) <= 0:
+        excess, _ = self._approach.excess(path, lambda posture: np.array(posture.singular_value))
+        if excess <= 0:
             return None
         return Objection(CODE, "close to a singularity, smallest singular value: step cut", self._stop, _least)
 
 
 def _least(path: JointPath) -> float:
-    return min(posture.singular_value for posture in path.postures[1:])
+    return min(posture.singular_value for posture in path.postures)

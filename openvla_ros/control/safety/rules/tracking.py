@@ -1,7 +1,8 @@
-"""The target stays near the measured pose: a blocked arm does not wind up, a held arm does not sag.
+"""The commanded pose stays near the measured one: a blocked arm does not wind up, a held arm does not sag.
 
-Steps start from the last target, not from the measured pose, so gravity and friction do not add up to a drift. But a
-target never runs further ahead of the arm than the bound; and an arm that was moved away gives its old target up.
+Steps start from the last target, not from the measured pose, so gravity and friction do not add up to a drift. But what
+is commanded never runs further ahead of the arm than the bound, as far as the arm follows as it does now; and an arm
+that was moved away gives its old target up.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ class Tracking:
 
     def __call__(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:
         assert context.arm is not None  # the freshness gate comes first
-        measured = context.arm.pose
-        offset = motion.anchor.position - measured.position
-        turn = geometry.between(measured.quaternion, motion.anchor.quaternion)
+        measured, commanded = context.arm.pose, context.commanded(motion)
+        offset = commanded.position - measured.position
+        turn = geometry.between(measured.quaternion, commanded.quaternion)
         distance, angle = length(offset), length(geometry.to_rotvec(turn))
         self._refuse_lost(distance, self._config.max_error_m, "m")
         self._refuse_lost(angle, self._config.max_error_rad, "rad")
