@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from openvla_ros.experiments.evaluation import Evaluation, EvaluationSettings, Tried
-    from openvla_ros.experiments.scores import Rate, Score
+    from openvla_ros.experiments.scores import Proportion, Score
 
 HELP = "success of a policy in simulated scenes"
 
@@ -182,5 +182,5 @@ def _cells(score: Score) -> list[str]:
     ]
 
 
-def _count(rate: Rate) -> str:
+def _count(rate: Proportion) -> str:
     return f"{rate.count} of {rate.of}"

@@ -82,7 +82,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
     from openvla_ros.errors import RecordingError
     from openvla_ros.recording.export.exporter import ExportOptions
     from openvla_ros.recording.export.noop import NoopFilter
-    from openvla_ros.recording.provenance import Outcome
+    from openvla_ros.recording.provenance import EpisodeOutcome
 
     cameras = dict(pair.split("=", 1) for pair in args.camera if "=" in pair)
     if len(cameras) != len(args.camera):
@@ -99,7 +99,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         name=args.name,
         source=args.source,
         cameras=cameras,
-        outcomes=[Outcome(outcome) for outcome in args.outcome],
+        outcomes=[EpisodeOutcome(outcome) for outcome in args.outcome],
         control_hz=args.control_hz,
         noops=noops,
         format_options={"images": args.images} if args.images else {},

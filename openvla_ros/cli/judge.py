@@ -23,11 +23,11 @@ def run(args: argparse.Namespace) -> int:
     from openvla_ros.cli._episodes import episode_folder
     from openvla_ros.errors import RecordingError
     from openvla_ros.recording.episode import load_provenance
-    from openvla_ros.recording.provenance import FailureReason, Outcome
+    from openvla_ros.recording.provenance import EpisodeOutcome, FailureReason
 
     folder = episode_folder(args.episode)
     reason = FailureReason(args.reason) if args.reason else None
-    about = load_provenance(folder).judge(Outcome(args.outcome), args.score, reason, args.detail)
+    about = load_provenance(folder).judge(EpisodeOutcome(args.outcome), args.score, reason, args.detail)
     try:
         about.save(folder)
     except OSError as error:

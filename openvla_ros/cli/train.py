@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Screen:
-    """Implements `openvla_ros.training.loop.Watcher` for people."""
+    """Implements `openvla_ros.training.loop.TrainingWatcher` for people."""
 
     def __init__(self, console: Console, settings: TrainSettings) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

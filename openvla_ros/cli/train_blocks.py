@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Screen:
-    """Implements `openvla_ros.training.blocks.recipe.Watcher` for people."""
+    """Implements `openvla_ros.training.blocks.recipe.RecipeWatcher` for people."""
 
     def __init__(self, console: object) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from openvla_ros.policy.openvla.verification import Report
+    from openvla_ros.policy.openvla.verification import VerificationReport
 
 HELP = "compare a checkpoint with golden cases of the official code"
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
-def _verify(args: argparse.Namespace) -> Report:
+def _verify(args: argparse.Namespace) -> VerificationReport:
     from rich.progress import track
 
     from openvla_ros.policy.checkpoint import read_json, resolve_checkpoint
@@ -57,7 +57,7 @@ def _verify(args: argparse.Namespace) -> Report:
     return verify_cases(engine, args.cases, lambda cases: track(cases, "cases", transient=True))
 
 
-def _table(report: Report, args: argparse.Namespace) -> object:
+def _table(report: VerificationReport, args: argparse.Namespace) -> object:
     from rich.table import Table
 
     table = Table(

@@ -18,7 +18,7 @@ from openvla_ros.bringup.graph import GraphSpec, sim
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.errors import ConfigError, OpenVLAError
 from openvla_ros.experiments.evaluation import PICTURE, Evaluation, EvaluationSettings, Trial, Tried, conclude, trials
-from openvla_ros.experiments.rollout import Outcome
+from openvla_ros.experiments.rollout import RolloutResult
 from openvla_ros.images import RGB
 from openvla_ros.operate.operator import Operator
 from openvla_ros.operate.stage import Stage
@@ -125,7 +125,7 @@ def _name(trial: Trial) -> str:
     return f"{trial.index:04d}"
 
 
-def _judged(name: str, outcome: Outcome) -> ours.Episode:
+def _judged(name: str, outcome: RolloutResult) -> ours.Episode:
     """The end of an episode, for the recorder."""
     judged = {None: ours.Episode.UNKNOWN, True: ours.Episode.SUCCESS, False: ours.Episode.FAILURE}[outcome.success]
     message = ours.Episode(event=ours.Episode.STOP, episode_id=name, outcome=judged, score=float("nan"))

@@ -11,14 +11,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from openvla_ros.experiments.rollout import Outcome
+from openvla_ros.experiments.rollout import RolloutResult
 from openvla_ros.recording.trace import HOPS, Trace, percentiles
 from openvla_ros.types import Array
 
 MODES = ("non_blocking", "blocking")
 
 
-Trials = list[tuple[str, Outcome]]  # control mode, and the simulator's judgement
+Trials = list[tuple[str, RolloutResult]]  # control mode, and the simulator's judgement
 
 
 def summary(trace: Trace, trials: Trials) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def summary(trace: Trace, trials: Trials) -> dict[str, Any]:
     return result
 
 
-def verdict(outcome: Outcome) -> str:
+def verdict(outcome: RolloutResult) -> str:
     """The simulator's judgement, in words."""
     if outcome.success is None:
         return "nobody can judge it"

@@ -16,14 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from openvla_ros.errors import ConfigError, RecordingError
 from openvla_ros.experiments.lockstep import FULL_SIZE, Lockstep, LockstepConfig
 from openvla_ros.experiments.noise import Noise
-from openvla_ros.experiments.rollout import Limits, Outcome, expert, rollout
+from openvla_ros.experiments.rollout import Limits, RolloutResult, expert, rollout
 from openvla_ros.experiments.workers import each
 from openvla_ros.experiments.writing import write_episode
 from openvla_ros.recording.episode import Episode, load_provenance
 from openvla_ros.recording.export import statistics
 from openvla_ros.recording.export.noop import NoopFilter
-from openvla_ros.recording.export.trajectory import Trajectory, choose_cameras, read_trajectory
-from openvla_ros.recording.provenance import Outcome as Judgement
+from openvla_ros.recording.export.trajectory import EpisodeTrajectory, choose_cameras, read_trajectory
+from openvla_ros.recording.provenance import EpisodeOutcome
 from openvla_ros.sim.tasks import TASKS
 
 FILE_NAME = "demonstrations.json"
@@ -50,7 +50,7 @@ class DemoSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpisodePlan:
     """What one episode is to be."""
 
     index: int
@@ -66,9 +66,9 @@ class Plan:
 class Demonstration:
     """What became of a plan. outcome: None where the episode was there already. transitions: None where it failed."""
 
-    plan: Plan
-    outcome: Outcome | None
-    transitions: Trajectory | None
+    plan: EpisodePlan
+    outcome: RolloutResult | None
+    transitions: EpisodeTrajectory | None
 
 
 class Summary(BaseModel):
@@ -86,11 +86,11 @@ class Summary(BaseModel):
     by_mode: dict[str, int] = Field(default_factory=dict, description="recorded episodes")
 
 
-def plan(settings: DemoSettings, index: int) -> Plan:
+def plan(settings: DemoSettings, index: int) -> EpisodePlan:
     """The plan of episode ``index``."""
     rng = _random(settings, index, "plan")
     noisy, lagged = rng.random(2) < (settings.noisy_share, settings.lagged_share)
-    return Plan(
+    return EpisodePlan(
         index=index,
         episode_id=f"demo-{index:06d}",
         instruction=settings.instructions[index % len(settings.instructions)],
@@ -109,7 +109,7 @@ class Demonstrator:
         self._settings = settings
         self._lockstep = Lockstep(LockstepConfig(robot=settings.robot, image_size=settings.image_size))
 
-    def __call__(self, plan: Plan) -> Demonstration:
+    def __call__(self, plan: EpisodePlan) -> Demonstration:
         folder = self._root / plan.episode_id
         outcome = None
         if not _is_complete(folder):
@@ -120,7 +120,7 @@ class Demonstrator:
             self._write(plan)
         return Demonstration(plan, outcome, _transitions(folder))
 
-    def _perform(self, plan: Plan) -> Outcome:
+    def _perform(self, plan: EpisodePlan) -> RolloutResult:
         settings = self._settings
         policy = settings.noise.on(expert, _random(settings, plan.index, "noise")) if plan.noisy else expert
         return rollout(
@@ -134,13 +134,13 @@ class Demonstrator:
             limits=Limits(settings.max_steps),
         )
 
-    def _write(self, plan: Plan) -> None:
+    def _write(self, plan: EpisodePlan) -> None:
         settings = self._settings
         write_episode(
             self._root,
             plan.episode_id,
             self._lockstep,
-            judgement=Judgement.SUCCESS,
+            judgement=EpisodeOutcome.SUCCESS,
             unnorm_key=settings.name,
             policy={"name": "scripted expert"},
             scene={
@@ -237,11 +237,11 @@ def _is_complete(folder: Path) -> bool:
         return False
 
 
-def _transitions(folder: Path) -> Trajectory:
+def _transitions(folder: Path) -> EpisodeTrajectory:
     """What an episode has to learn from, as a reader finds it; its pictures stay behind."""
     episode = Episode.open(folder)
     trajectory, _ = read_trajectory(episode, choose_cameras(episode, {}), "label")
-    return Trajectory(
+    return EpisodeTrajectory(
         provenance=trajectory.provenance,
         stamps=trajectory.stamps,
         actions=trajectory.actions,

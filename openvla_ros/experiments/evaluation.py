@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from openvla_ros.errors import PolicyError
 from openvla_ros.experiments.demonstrations import FIRST_SCENE
 from openvla_ros.experiments.lockstep import FULL_SIZE, Lockstep, LockstepConfig, Observation, Policy
-from openvla_ros.experiments.rollout import Limits, Outcome, expert, rollout
+from openvla_ros.experiments.rollout import Limits, RolloutResult, expert, rollout
 from openvla_ros.experiments.scores import Score, score, scores
 from openvla_ros.experiments.workers import each
 from openvla_ros.images import RGB
@@ -79,7 +79,7 @@ class Tried:
     """What became of a trial, and how the scene looked at its end. inference: seconds of each prediction, measured."""
 
     trial: Trial
-    outcome: Outcome
+    outcome: RolloutResult
     picture: RGB
     inference: list[float]
 
@@ -211,7 +211,7 @@ def conclude(settings: EvaluationSettings, described: dict[str, Any], tried: Seq
     )
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
+def _row(outcome: RolloutResult) -> dict[str, Any]:
     return {
         "instruction": outcome.instruction,
         "scene": outcome.seed,

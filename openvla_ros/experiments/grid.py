@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from openvla_ros.errors import OpenVLAError
-from openvla_ros.experiments.rollout import Outcome
+from openvla_ros.experiments.rollout import RolloutResult
 from openvla_ros.images import RGB
 
 _MOST = 60  # pictures
@@ -18,7 +18,7 @@ _BORDER, _TEXT = 4, 18  # [px]
 _COLOURS = {True: (40, 160, 60), False: (200, 45, 45), None: (120, 120, 120)}
 
 
-def write_grid(episodes: Sequence[tuple[RGB, Outcome]], path: Path) -> None:
+def write_grid(episodes: Sequence[tuple[RGB, RolloutResult]], path: Path) -> None:
     """The first 60 pictures (H, W, 3) uint8: framed green for a success, red for a failure, grey where not judged.
 
     Raises OpenVLAError if the file can't be written.
@@ -31,7 +31,7 @@ def write_grid(episodes: Sequence[tuple[RGB, Outcome]], path: Path) -> None:
         raise OpenVLAError(f"{path} can't be written")
 
 
-def _tile(picture: RGB, outcome: Outcome) -> RGB:
+def _tile(picture: RGB, outcome: RolloutResult) -> RGB:
     colour = _COLOURS[outcome.success]
     tile = cv2.copyMakeBorder(
         picture, _TEXT + _BORDER, _BORDER, _BORDER, _BORDER, cv2.BORDER_CONSTANT, value=[float(c) for c in colour]

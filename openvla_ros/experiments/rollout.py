@@ -23,7 +23,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RolloutResult:
     """How an episode ended. success: None where nobody can judge the instruction.
 
     others: blocks that the instruction does not name and that more than one finger touched at a time; steps: actions
@@ -50,7 +50,7 @@ def rollout(
     mode: str | None = None,
     latency: float | None = None,
     limits: Limits = Limits(),
-) -> Outcome:
+) -> RolloutResult:
     """Run until the task is done and stays so, or a limit is reached. ``lockstep.run`` has the steps then."""
     task = TASKS.get(instruction)
     lockstep.reset(seed, instruction, mode, latency)
@@ -70,7 +70,7 @@ def rollout(
             done_since = lockstep.now
         elif lockstep.now - done_since >= limits.hold:
             break
-    return Outcome(
+    return RolloutResult(
         instruction=instruction,
         seed=seed,
         success=None if task is None else done_since is not None,

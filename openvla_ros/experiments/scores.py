@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import BaseModel
 from scipy.stats import binomtest
 
-from openvla_ros.experiments.rollout import Outcome
+from openvla_ros.experiments.rollout import RolloutResult
 
 
-class Rate(BaseModel):
+class Proportion(BaseModel):
     """``count`` of ``of``; low and high: the 95 % interval."""
 
     count: int
@@ -30,21 +30,21 @@ class Score(BaseModel):
     """
 
     episodes: int
-    success: Rate | None
-    wrong_object: Rate
+    success: Proportion | None
+    wrong_object: Proportion
     steps: float
     no_action: float
     seconds: float | None
 
 
-def rate(count: int, of: int) -> Rate:
+def rate(count: int, of: int) -> Proportion:
     """With the interval of Wilson, E. B. (1927), Probable inference, the law of succession, and statistical inference,
     JASA 22, 209-212: unlike the usual one it holds near 0 and 1, and for few episodes."""
     interval = binomtest(count, of).proportion_ci(confidence_level=0.95, method="wilson")
-    return Rate(count=count, of=of, rate=count / of, low=float(interval.low), high=float(interval.high))
+    return Proportion(count=count, of=of, rate=count / of, low=float(interval.low), high=float(interval.high))
 
 
-def score(outcomes: Sequence[Outcome]) -> Score:
+def score(outcomes: Sequence[RolloutResult]) -> Score:
     """Of at least one episode."""
     judged = [o.success for o in outcomes if o.success is not None]
     seconds = [o.seconds for o in outcomes if o.success]
@@ -58,7 +58,7 @@ def score(outcomes: Sequence[Outcome]) -> Score:
     )
 
 
-def scores(outcomes: Sequence[Outcome]) -> dict[str, Score]:
+def scores(outcomes: Sequence[RolloutResult]) -> dict[str, Score]:
     """By instruction, in the order of their first episodes."""
     instructions = dict.fromkeys(o.instruction for o in outcomes)
     return {text: score([o for o in outcomes if o.instruction == text]) for text in instructions}

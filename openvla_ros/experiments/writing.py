@@ -11,7 +11,7 @@ from openvla_ros.recording import encode
 from openvla_ros.recording.definitions import typestore
 from openvla_ros.recording.episode import EpisodeWriter
 from openvla_ros.recording.images import COMPRESSED, compressed_image, compressed_topic
-from openvla_ros.recording.provenance import Control, Outcome, Provenance
+from openvla_ros.recording.provenance import Control, EpisodeOutcome, Provenance
 from openvla_ros.robots.description import RobotDescription
 
 _Entry = tuple[float, str, Any]  # time [s], topic, message
@@ -22,7 +22,7 @@ def write_episode(
     episode_id: str,
     lockstep: Lockstep,
     *,
-    judgement: Outcome,
+    judgement: EpisodeOutcome,
     unnorm_key: str,
     policy: dict[str, Any],
     scene: dict[str, Any],

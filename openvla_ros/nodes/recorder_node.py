@@ -23,7 +23,7 @@ from std_srvs.srv import Trigger
 import openvla_ros.msg as ours
 from openvla_ros.errors import OpenVLAError, RecordingError
 from openvla_ros.recording.backends import make_backend
-from openvla_ros.recording.provenance import Control, FailureReason, Instruction, Outcome, Provenance
+from openvla_ros.recording.provenance import Control, EpisodeOutcome, FailureReason, Instruction, Provenance
 from openvla_ros.recording.recorder import Change, RecorderSettings
 from openvla_ros.ros import parameters, qos, spin
 from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
@@ -258,7 +258,7 @@ class RecorderNode(Node):
 
 def _judged(provenance: Provenance, message: ours.Episode) -> Provenance:
     """With the judgement of a STOP message. What it says can be wrong; it is kept as text then, never lost."""
-    outcome = list(Outcome)[message.outcome] if message.outcome < len(Outcome) else Outcome.UNKNOWN
+    outcome = list(EpisodeOutcome)[message.outcome] if message.outcome < len(EpisodeOutcome) else EpisodeOutcome.UNKNOWN
     try:
         reason = FailureReason(message.failure_reason) if message.failure_reason else None
         return provenance.judge(outcome, message.score, reason, message.failure_detail)

@@ -6,7 +6,7 @@ import json
 
 from std_msgs.msg import String
 
-from openvla_ros.experiments.rollout import Limits, Outcome
+from openvla_ros.experiments.rollout import Limits, RolloutResult
 from openvla_ros.operate.operator import Operator
 from openvla_ros.ros import qos
 from openvla_ros.sim.tasks import TASKS
@@ -49,11 +49,11 @@ class Judge:
         """Whether the task is done and has stayed so."""
         return instruction in self._since and self.time - self._since[instruction] >= self._hold
 
-    def outcome(self, instruction: str, steps: int) -> Outcome:
+    def outcome(self, instruction: str, steps: int) -> RolloutResult:
         """Of what began with ``begin``, as experiments.rollout tells it. steps: actions that went out."""
         task = TASKS.get(instruction)
         since = self._since.get(instruction)
-        return Outcome(
+        return RolloutResult(
             instruction=instruction,
             seed=self.scene or 0,
             success=None if task is None else since is not None,

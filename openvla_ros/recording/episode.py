@@ -19,8 +19,8 @@ from openvla_ros.recording import definitions, encode
 from openvla_ros.recording.bag import BagReader, BagWriter, Topic, qos, recover
 from openvla_ros.recording.images import IMAGE, compress, compressed_image, compressed_topic
 from openvla_ros.recording.measure import IMAGES, Measurements, header_stamp, named
-from openvla_ros.recording.provenance import FILE_NAME, METADATA_RECORD, Outcome, Provenance
-from openvla_ros.recording.trace import Frame, Step, Trace
+from openvla_ros.recording.provenance import FILE_NAME, METADATA_RECORD, EpisodeOutcome, Provenance
+from openvla_ros.recording.trace import Trace, TraceFrame, TraceStep
 
 # What the graph offers; nodes/qos.py has the same by role.
 _LATCHED = {"instruction", "e_stop", "episode", "safety_status", "policy_info"}
@@ -77,8 +77,8 @@ class EpisodeWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and self.provenance.outcome is Outcome.UNKNOWN:
-            self.provenance = self.provenance.judge(Outcome.ABORTED)
+        if kind is not None and self.provenance.outcome is EpisodeOutcome.UNKNOWN:
+            self.provenance = self.provenance.judge(EpisodeOutcome.ABORTED)
         self.close()
 
     # ---- messages
@@ -221,7 +221,7 @@ class Episode:
     def trace(self) -> Trace:
         return self.measurements.trace
 
-    def steps(self, cameras: Sequence[str] | None = None) -> Iterator[Step]:
+    def steps(self, cameras: Sequence[str] | None = None) -> Iterator[TraceStep]:
         """Every action of the policy in its order, with what belongs to it.
 
         cameras: topics whose images are wanted; None for the first of ``self.cameras``. The first one's is the very
@@ -238,7 +238,7 @@ class Episode:
             step.frames = dict(zip(cameras, frames, strict=True))
             yield step
 
-    def _frames(self, topic: str, stamps: Iterable[float], exact: bool) -> Iterator[Frame | None]:
+    def _frames(self, topic: str, stamps: Iterable[float], exact: bool) -> Iterator[TraceFrame | None]:
         """For each of the rising ``stamps`` the image taken then or, if not ``exact``, the last one before."""
         if topic not in self.bag.topics:
             raise RecordingError(f"there is no camera '{topic}' in {self.folder}: {', '.join(self.cameras) or 'none'}")
@@ -250,7 +250,7 @@ class Episode:
             if current is None or (exact and current[0] != stamp):
                 yield None
             else:
-                yield Frame(current[0], self.decode(current[1].data, current[1].typename))
+                yield TraceFrame(current[0], self.decode(current[1].data, current[1].typename))
 
 
 def load_provenance(folder: Path, bag: BagReader | None = None) -> Provenance:

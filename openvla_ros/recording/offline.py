@@ -18,7 +18,7 @@ from openvla_ros.images import ImageError
 from openvla_ros.policy.base import Policy
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.export.trajectory import ACTION
-from openvla_ros.recording.trace import Step
+from openvla_ros.recording.trace import TraceStep
 from openvla_ros.types import Action
 
 UNITS = ("m", "m", "m", "rad", "rad", "rad", "")
@@ -62,7 +62,7 @@ class Comparison:
         return np.mean(found, axis=0) if found else None
 
 
-def compare(episode: Episode, policy: Policy, steps: Iterable[Step] | None = None) -> Comparison:
+def compare(episode: Episode, policy: Policy, steps: Iterable[TraceStep] | None = None) -> Comparison:
     """Predict on the image and instruction of every recorded action. steps: those of the episode, for a progress bar.
 
     A step without image, or on which the policy fails, is kept with its problem. Raises ReplayError where there is
@@ -76,7 +76,7 @@ def compare(episode: Episode, policy: Policy, steps: Iterable[Step] | None = Non
     return Comparison(episode.provenance.episode_id, rows, _notes(episode, policy))
 
 
-def _rows(policy: Policy, steps: Iterable[Step]) -> Iterator[Compared]:
+def _rows(policy: Policy, steps: Iterable[TraceStep]) -> Iterator[Compared]:
     for step in steps:
         assert step.raw is not None
         try:

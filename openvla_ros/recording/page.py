@@ -17,7 +17,7 @@ from openvla_ros.messages import rgb
 from openvla_ros.paths import resource_file
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.measure import header_stamp
-from openvla_ros.recording.trace import HOPS, Sample, Step, Trace
+from openvla_ros.recording.trace import HOPS, Sample, Trace, TraceStep
 from openvla_ros.recording.video import VideoEncoder
 from openvla_ros.types import Array, Pose
 
@@ -69,7 +69,7 @@ def _zero(episode: Episode) -> float:
     return first.log_time / 1e9
 
 
-def _step(step: Step, zero: float) -> dict[str, Any]:
+def _step(step: TraceStep, zero: float) -> dict[str, Any]:
     hops = [step.span(start, end) for _, start, end in HOPS]
     return {
         "t": step.stamps["inference_ended"] - zero,

@@ -17,7 +17,7 @@ FILE_NAME = "episode.json"
 METADATA_RECORD = "openvla_ros.episode"
 
 
-class Outcome(str, Enum):
+class EpisodeOutcome(str, Enum):
     """How an episode ended, as its judge said. ABORTED: it did not come to a result."""
 
     UNKNOWN = "unknown"
@@ -105,7 +105,7 @@ class Provenance(_Model):
     complete: bool = Field(False, description="the recorder came to write the end")
     problem: str = Field("", description="what went wrong with the recording itself")
     instructions: list[Instruction] = Field(default_factory=list)
-    outcome: Outcome = Outcome.UNKNOWN
+    outcome: EpisodeOutcome = EpisodeOutcome.UNKNOWN
     score: float | None = Field(None, ge=0, le=1, description="1 is complete success; None until judged")
     failure_reason: FailureReason | None = None
     failure_detail: str = ""
@@ -126,7 +126,7 @@ class Provenance(_Model):
 
     @model_validator(mode="after")
     def _success_has_no_failure(self) -> Provenance:
-        if self.failure_reason is not None and self.outcome is Outcome.SUCCESS:
+        if self.failure_reason is not None and self.outcome is EpisodeOutcome.SUCCESS:
             raise ValueError("a success has no failure_reason")
         return self
 
@@ -135,11 +135,11 @@ class Provenance(_Model):
         return None if self.started is None or self.ended is None else self.ended - self.started
 
     def judge(
-        self, outcome: Outcome, score: float | None = None, reason: FailureReason | None = None, detail: str = ""
+        self, outcome: EpisodeOutcome, score: float | None = None, reason: FailureReason | None = None, detail: str = ""
     ) -> Provenance:
         """This with a judgement. score None: 1 for a success, 0 for a failure. Raises RecordingError."""
         if score is None or math.isnan(score):
-            score = {Outcome.SUCCESS: 1.0, Outcome.FAILURE: 0.0}.get(outcome)
+            score = {EpisodeOutcome.SUCCESS: 1.0, EpisodeOutcome.FAILURE: 0.0}.get(outcome)
         judged = {"outcome": outcome, "score": score, "failure_reason": reason, "failure_detail": detail}
         return _validated({**self.model_dump(), **judged}, "judgement")
 

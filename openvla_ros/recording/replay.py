@@ -18,11 +18,11 @@ from scipy.spatial.transform import Rotation
 from openvla_ros.errors import ReplayError
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.export.trajectory import arm_facts
-from openvla_ros.recording.trace import Step
+from openvla_ros.recording.trace import TraceStep
 from openvla_ros.robots.description import RobotDescription
 from openvla_ros.types import Action, Array, Pose
 
-Source = Literal["raw", "accepted"]
+ReplaySource = Literal["raw", "accepted"]
 
 _TAIL = 1.0  # [s] after the last action in which its motion ends
 _LATE = 0.5  # [s] after the first action at which an episode may know of the arm for the first time
@@ -71,7 +71,7 @@ class Plan:
     """A replay. path: as recorded, its times counted from the first action; tail: how long to go on after the last."""
 
     episode_id: str
-    source: Source
+    source: ReplaySource
     steps: list[PlannedStep]
     path: Path
     tail: float
@@ -92,7 +92,7 @@ class Plan:
         return self.steps[-1].time + self.tail
 
 
-def make_plan(episode: Episode, source: Source) -> Plan:
+def make_plan(episode: Episode, source: ReplaySource) -> Plan:
     """source: "raw", what the policy asked for; "accepted", what the safety filter passed on. Raises ReplayError."""
     trace = episode.trace
     if not trace.samples:
@@ -141,7 +141,7 @@ def make_plan(episode: Episode, source: Source) -> Plan:
     )
 
 
-def _action(step: Step, source: Source) -> Action | None:
+def _action(step: TraceStep, source: ReplaySource) -> Action | None:
     if step.raw is None:
         return None
     return step.raw if source == "raw" else step.filtered

@@ -36,7 +36,7 @@ OUTCOMES = {2: "arrived", 3: "timed out", 4: "refused by the driver", 5: "held"}
 
 
 @dataclass(frozen=True)
-class Frame:
+class TraceFrame:
     """A camera image as recorded; decoded when asked for. ``stamp``: when it was taken, seconds of the ROS clock."""
 
     stamp: float
@@ -48,7 +48,7 @@ class Frame:
 
 
 @dataclass
-class Step:
+class TraceStep:
     """One action on its way.
 
     raw: what the policy asked for; label: what a demonstrator would have, where one was asked; filtered: what the
@@ -74,7 +74,7 @@ class Step:
     reasons: tuple[RuleReport, ...] = ()
     outcome: str = ""
     stamps: dict[str, float] = field(default_factory=dict)
-    frames: dict[str, Frame | None] = field(default_factory=dict)
+    frames: dict[str, TraceFrame | None] = field(default_factory=dict)
 
     def span(self, start: str, end: str) -> float | None:
         """Seconds between two stamps, None if the action did not come that far."""
@@ -117,7 +117,7 @@ class Trace:
     """Everything that a report needs. ``keep_samples``: off, the path is not kept, nor what is computed from it."""
 
     keep_samples: bool = True
-    steps: dict[int, Step] = field(default_factory=dict)
+    steps: dict[int, TraceStep] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)  # (mode, rule) -> actions
     events: list[tuple[float, str]] = field(default_factory=list)  # (time, what the operator did)
@@ -181,8 +181,8 @@ class Trace:
             if message.outcome == ARRIVED:
                 step.stamps["outcome"] = messages.seconds(message.outcome_stamp)
 
-    def _step(self, sequence: int, mode: str) -> Step:
-        return self.steps.setdefault(sequence, Step(sequence, mode=mode))
+    def _step(self, sequence: int, mode: str) -> TraceStep:
+        return self.steps.setdefault(sequence, TraceStep(sequence, mode=mode))
 
     # ---- reading it
 
@@ -191,7 +191,7 @@ class Trace:
         index = bisect_right(self.samples, stamp, key=lambda s: s.time)
         return self.samples[index - 1].state if index else None
 
-    def of_mode(self, mode: str | None) -> list[Step]:
+    def of_mode(self, mode: str | None) -> list[TraceStep]:
         """The steps of a control mode, None for all."""
         return [s for s in self.steps.values() if mode is None or s.mode == mode]
 

@@ -13,9 +13,9 @@ from openvla_ros.errors import ConfigError
 from openvla_ros.paths import config_file, resource_file
 from openvla_ros.types import Array
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Vector3 = tuple[Finite, Finite, Finite]
+Vector3 = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
 
 class _Frozen(BaseModel):
@@ -26,8 +26,8 @@ class Joint(_Frozen):
     """One arm joint: limits [rad], max_velocity [rad/s], max_effort [N m]."""
 
     name: str = Field(min_length=1)
-    lower: Finite
-    upper: Finite
+    lower: FiniteFloat
+    upper: FiniteFloat
     max_velocity: Positive
     max_effort: Positive
 
@@ -42,8 +42,8 @@ class Finger(_Frozen):
     """One finger joint: its position when the gripper is closed and when it is open [m]."""
 
     name: str = Field(min_length=1)
-    closed: Finite
-    open: Finite
+    closed: FiniteFloat
+    open: FiniteFloat
 
     @model_validator(mode="after")
     def _moves(self) -> Finger:
@@ -109,14 +109,14 @@ class Gripper(_Frozen):
         return float(np.clip(np.mean(known), 0.0, 1.0))
 
 
-class Workspace(_Frozen):
+class WorkspaceBox(_Frozen):
     """Box for the end-effector position in the base frame [m]."""
 
     lower: Vector3
     upper: Vector3
 
     @model_validator(mode="after")
-    def _ordered(self) -> Workspace:
+    def _ordered(self) -> WorkspaceBox:
         for axis, low, high in zip("xyz", self.lower, self.upper, strict=True):
             if low >= high:
                 raise ValueError(f"{axis}: lower {low} must be below upper {high}")
@@ -167,9 +167,9 @@ class RobotDescription(_Frozen):
     end_effector_site: str
     joints: tuple[Joint, ...] = Field(min_length=1)
     gripper: Gripper
-    poses: dict[str, tuple[Finite, ...]]
+    poses: dict[str, tuple[FiniteFloat, ...]]
     touching_links: tuple[tuple[str, str], ...] = ()  # bodies of the model that touch by design: no collision
-    workspace: Workspace
+    workspace: WorkspaceBox
     cartesian_limits: CartesianLimits
     action: AcceptedActions
     interface: CommandInterface

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from openvla_ros.policy.openvla.cropping import center_box, crop_and_resize, to_uint8
-from openvla_ros.training.examples import Ids
+from openvla_ros.training.examples import Integers
 from openvla_ros.training.settings import Augmentation
 
 _STREAM = 1  # of random numbers: apart from the order of the examples
@@ -32,7 +32,7 @@ class Changes:
         return Changes(**{name: values.to(device) for name, values in vars(self).items()})
 
 
-def draw(augmentation: Augmentation, seed: int, numbers: Ids) -> Changes:
+def draw(augmentation: Augmentation, seed: int, numbers: Integers) -> Changes:
     """Changes for the draws with these numbers (B,): always the same for a number, whatever came before it."""
     u = np.stack([np.random.default_rng([seed, _STREAM, number]).random(6) for number in numbers]).astype(np.float32)
     side = np.float32(augmentation.crop_area**0.5)

@@ -23,7 +23,7 @@ from openvla_ros.recording.export.statistics import statistics_entry
 from openvla_ros.training.frames import Frames
 from openvla_ros.types import Array
 
-Ids = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Batch:
     """
 
     images: NDArray[np.uint8]
-    ids: Ids
-    lengths: Ids
-    targets: Ids
+    ids: Integers
+    lengths: Integers
+    targets: Integers
     actions: Array
-    numbers: Ids
+    numbers: Integers
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,16 @@ class Examples:
     """
 
     images: NDArray[np.uint8]
-    frame: Ids
-    prompts: Sequence[Ids]
-    prompt: Ids
-    targets: Ids
+    frame: Integers
+    prompts: Sequence[Integers]
+    prompt: Integers
+    targets: Integers
     actions: Array
 
     def __len__(self) -> int:
         return len(self.frame)
 
-    def select(self, rows: Ids) -> Examples:
+    def select(self, rows: Integers) -> Examples:
         """The examples of these rows (any integers below m, also several times)."""
         return replace(
             self,
@@ -71,7 +71,7 @@ class Examples:
             actions=self.actions[rows],
         )
 
-    def batch(self, rows: Ids, numbers: Ids) -> Batch:
+    def batch(self, rows: Integers, numbers: Integers) -> Batch:
         """The examples of these rows. Shorter prompts are followed by zeros, which no token in front of them sees."""
         targets = self.targets[rows]
         prompts = [self.prompts[i] for i in self.prompt[rows]]
@@ -124,7 +124,7 @@ def normalize(actions: Array, entry: Mapping[str, Any]) -> Array:
     return np.where((smallest == largest) & statistics.mask, 0.0, out)
 
 
-def hold_out(frames: Frames, share: float, seed: int) -> tuple[Ids, Ids]:
+def hold_out(frames: Frames, share: float, seed: int) -> tuple[Integers, Integers]:
     """(rows to train on, rows held out): whole episodes. An episode stays on its side when others are added.
 
     Raises TrainingError where one side would be empty.

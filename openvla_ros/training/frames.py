@@ -20,7 +20,7 @@ from openvla_ros.images import RGB, ImageError
 from openvla_ros.recording.episode import Episode, find_episodes
 from openvla_ros.recording.export.importer import read_dataset
 from openvla_ros.recording.export.manifest import FILE_NAME as MANIFEST
-from openvla_ros.recording.export.trajectory import PRIMARY, Source, Trajectory, choose_cameras, read_trajectory
+from openvla_ros.recording.export.trajectory import PRIMARY, EpisodeTrajectory, Source, choose_cameras, read_trajectory
 from openvla_ros.training.settings import TrainSettings
 from openvla_ros.types import Array
 
@@ -109,7 +109,7 @@ def _build(
 def _write(
     folder: Path, settings: TrainSettings, resized: Callable[[RGB], RGB], size: int, progress: Callable[[str], None]
 ) -> None:
-    trajectories: list[Trajectory] = []
+    trajectories: list[EpisodeTrajectory] = []
     left_out: Counter[str] = Counter()
     instructions: dict[str, int] = {}
     rates: dict[float, str] = {}
@@ -150,7 +150,7 @@ def _write(
 
 def _check(
     settings: TrainSettings,
-    trajectories: Sequence[Trajectory],
+    trajectories: Sequence[EpisodeTrajectory],
     left_out: Counter[str],
     rates: dict[float, str],
     instructions: dict[str, int],
@@ -168,7 +168,7 @@ def _check(
         raise TrainingError(f"some steps in {places} have no instruction: there is nothing to tell the policy")
 
 
-def _trajectories(settings: TrainSettings, left_out: Counter[str]) -> Iterator[Trajectory]:
+def _trajectories(settings: TrainSettings, left_out: Counter[str]) -> Iterator[EpisodeTrajectory]:
     """What can be learned from, one camera each."""
     names: set[str] = set()
     for root in settings.data:
@@ -188,7 +188,7 @@ def _trajectories(settings: TrainSettings, left_out: Counter[str]) -> Iterator[T
                 yield trajectory
 
 
-def _recorded(root: Path, settings: TrainSettings, left_out: Counter[str]) -> Iterator[Trajectory]:
+def _recorded(root: Path, settings: TrainSettings, left_out: Counter[str]) -> Iterator[EpisodeTrajectory]:
     for folder in find_episodes(root):
         episode = Episode.open(folder)
         if settings.outcomes and episode.provenance.outcome not in settings.outcomes:
@@ -211,7 +211,7 @@ def _source(settings: TrainSettings, episode: Episode) -> Source:
     return "label" if any(step.label for step in episode.trace.steps.values()) else "accepted"
 
 
-def _exported(root: Path, settings: TrainSettings, left_out: Counter[str]) -> Iterator[Trajectory]:
+def _exported(root: Path, settings: TrainSettings, left_out: Counter[str]) -> Iterator[EpisodeTrajectory]:
     manifest, trajectories = read_dataset(root)
     if settings.actions not in ("auto", manifest.source):
         raise TrainingError(f"{root} was exported with {manifest.source} actions, actions asks for {settings.actions}")
@@ -227,7 +227,7 @@ def _exported(root: Path, settings: TrainSettings, left_out: Counter[str]) -> It
         yield _with_camera(trajectory, camera)
 
 
-def _with_camera(trajectory: Trajectory, camera: str) -> Trajectory:
+def _with_camera(trajectory: EpisodeTrajectory, camera: str) -> EpisodeTrajectory:
     pictures = trajectory.pictures
     return replace(trajectory, pictures=lambda: ({camera: p[camera]} for p in pictures()))
 

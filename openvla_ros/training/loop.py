@@ -21,7 +21,7 @@ from torch import Tensor
 from openvla_ros.errors import ConfigError, TrainingError
 from openvla_ros.policy.openvla.saving import save_like
 from openvla_ros.training import augment
-from openvla_ros.training.examples import Batch, Examples, Ids
+from openvla_ros.training.examples import Batch, Examples, Integers
 from openvla_ros.training.forward import ActionLogits
 from openvla_ros.training.frames import Frames
 from openvla_ros.training.job import (
@@ -48,7 +48,7 @@ _ORDER = 0  # stream of random numbers
 _PLOT_SECONDS = 30.0
 
 
-class Watcher(Protocol):
+class TrainingWatcher(Protocol):
     """Who is told how it goes. All methods are called in the main process only."""
 
     def reading(self, episode: str) -> None: ...
@@ -61,7 +61,7 @@ class Watcher(Protocol):
     def saved(self, folder: Path) -> None: ...
 
 
-def train(settings: TrainSettings, watcher: Watcher, frames: Frames | None = None) -> Path:
+def train(settings: TrainSettings, watcher: TrainingWatcher, frames: Frames | None = None) -> Path:
     """Train until ``settings.steps``, going on where the training in ``settings.output`` was cut off.
 
     frames: to train on instead of ``settings.data``. Returns the folder of the last checkpoint. Raises OpenVLAError.
@@ -100,13 +100,13 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     return settings.rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def order(seed: int, count: int, numbers: Ids) -> Ids:
+def order(seed: int, count: int, numbers: Integers) -> Integers:
     """Which of ``count`` examples are drawn with these numbers: each once in every ``count`` draws, anew shuffled."""
     return np.array([_shuffled(seed, count, int(number // count))[number % count] for number in numbers])
 
 
 @lru_cache(maxsize=2)
-def _shuffled(seed: int, count: int, epoch: int) -> Ids:
+def _shuffled(seed: int, count: int, epoch: int) -> Integers:
     return np.random.default_rng([seed, _ORDER, epoch]).permutation(count)
 
 
@@ -140,7 +140,7 @@ class Trainer:
         if self.step:
             self._states.load(self.step, self.module, self._optimizer)
 
-    def run(self, watcher: Watcher) -> None:
+    def run(self, watcher: TrainingWatcher) -> None:
         """Train to the last step."""
         settings, main = self.settings, self._accelerator.is_main_process
         journal = Journal(settings.output, self.step) if main else None
@@ -236,7 +236,7 @@ class Trainer:
         actions = torch.from_numpy(batch.actions).float().to(self._device)
         return loss, self._scorer(loss, logits, targets, actions)
 
-    def _changed(self, images: Tensor, numbers: Ids) -> Tensor:
+    def _changed(self, images: Tensor, numbers: Integers) -> Tensor:
         settings = self.settings
         if settings.augmentation is None:
             return self._as_run(images)
@@ -263,7 +263,7 @@ class Trainer:
 
     # ---- saving
 
-    def _save(self, watcher: Watcher) -> None:
+    def _save(self, watcher: TrainingWatcher) -> None:
         """The checkpoint, then the state: a kill between the two repeats some steps, and loses nothing."""
         settings, model = self.settings, self.module.model
         dtype = DTYPES[settings.save_dtype]

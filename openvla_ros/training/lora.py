@@ -18,7 +18,7 @@ from openvla_ros.training.settings import Lora
 _ADAPTER = "default"
 
 
-class Split(nn.Module):
+class Unfused(nn.Module):
     """A fused layer as the layers that the files have: an adapter of a fused one would be shared by its parts."""
 
     def __init__(self, fused: Fused) -> None:
@@ -42,7 +42,7 @@ def add_adapters(model: OpenVLA, lora: Lora, freeze_vision: bool, seed: int) -> 
     peft = _peft()
     for name, module in list(model.named_modules()):
         if isinstance(module, Fused):
-            model.set_submodule(name, Split(module))
+            model.set_submodule(name, Unfused(module))
     layers = [
         name
         for name, module in model.named_modules()
@@ -77,7 +77,7 @@ class _Merged:
 
         self._layers: dict[str, Any] = {}
         self._plain: dict[str, Tensor] = {}
-        split = {name for name, module in model.named_modules() if isinstance(module, Split)}
+        split = {name for name, module in model.named_modules() if isinstance(module, Unfused)}
         for name, module in model.named_modules():
             if ".base_layer" in name or ".lora_" in name:  # inside of an adapted layer
                 continue

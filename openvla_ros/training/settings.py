@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openvla_ros.errors import ConfigError
 from openvla_ros.recording.export.noop import NoopFilter
-from openvla_ros.recording.provenance import Outcome
+from openvla_ros.recording.provenance import EpisodeOutcome
 
 
 class _Model(BaseModel):
@@ -53,8 +53,8 @@ class TrainSettings(_Model):
     actions: Literal["auto", "label", "accepted", "raw"] = Field(
         "auto", description="of a step; auto: its label in episodes that have some, else what was accepted"
     )
-    outcomes: tuple[Outcome, ...] = Field(
-        (Outcome.SUCCESS,), description="of episodes that are learned from; [] is all"
+    outcomes: tuple[EpisodeOutcome, ...] = Field(
+        (EpisodeOutcome.SUCCESS,), description="of episodes that are learned from; [] is all"
     )
     camera: str = Field("", description="that the policy looks at: topic or name in a dataset; empty for the primary")
     noops: NoopFilter | None = Field(NoopFilter(), description="thresholds of what is left out; null to keep no-ops")

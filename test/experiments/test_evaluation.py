@@ -9,13 +9,13 @@ import pytest
 
 from openvla_ros.cli.main import main
 from openvla_ros.experiments.evaluation import EvaluationSettings, trials
-from openvla_ros.experiments.rollout import Outcome
+from openvla_ros.experiments.rollout import RolloutResult
 from openvla_ros.experiments.scores import rate, score, scores
 from openvla_ros.paths import resource_file
 
 
 def outcome(instruction="lift the red block", success=True, others=(), steps=20, seconds=8.0, no_action=None):
-    return Outcome(instruction, 0, success, frozenset(others), steps, no_action or {}, seconds)
+    return RolloutResult(instruction, 0, success, frozenset(others), steps, no_action or {}, seconds)
 
 
 def test_wilson_interval():

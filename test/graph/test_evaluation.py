@@ -17,7 +17,7 @@ from openvla_ros.operate.judge import Judge
 from openvla_ros.operate.operator import Operator
 from openvla_ros.paths import resource_file
 from openvla_ros.recording.episode import Episode
-from openvla_ros.recording.provenance import Outcome
+from openvla_ros.recording.provenance import EpisodeOutcome
 from openvla_ros.ros import qos
 
 TASKS = ("lift the red block", "put the red block on the plate")
@@ -61,7 +61,7 @@ def test_trials_are_in_their_scenes_and_on_record(tmp_path: Path) -> None:
     episodes = [Episode.open(folder) for folder in sorted((tmp_path / "episodes").iterdir())]
     assert [e.provenance.scene["seed"] for e in episodes] == [7, 7, 8]
     assert [e.provenance.instructions[-1].text for e in episodes] == [TASKS[0], TASKS[1], TASKS[0]]
-    assert all(e.provenance.outcome is Outcome.FAILURE for e in episodes)
+    assert all(e.provenance.outcome is EpisodeOutcome.FAILURE for e in episodes)
     assert all(step.instruction == e.provenance.instructions[-1].text for e in episodes for step in e.steps())
     again = evaluate(tmp_path, *untrained, *tried)
     assert again.returncode == 2

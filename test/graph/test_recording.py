@@ -17,7 +17,7 @@ from rosbags.interfaces import QosDurability, QosReliability
 from openvla_ros.bringup.graph import sim
 from openvla_ros.recording.definitions import type_hash
 from openvla_ros.recording.episode import Episode
-from openvla_ros.recording.provenance import FailureReason, Outcome, Provenance
+from openvla_ros.recording.provenance import EpisodeOutcome, FailureReason, Provenance
 from openvla_ros.recording.trace import HOPS
 from openvla_ros.ros import qos
 
@@ -157,10 +157,10 @@ def test_runner_marks_and_judges_episodes(lab: Lab) -> None:
         failure_detail="pushed it over",
     )
     second = lab.finished(lab.root / "trial-2")
-    assert first.provenance.outcome is Outcome.UNKNOWN
+    assert first.provenance.outcome is EpisodeOutcome.UNKNOWN
     assert len(list(first.steps())) >= 2
     about = second.provenance
-    assert (about.outcome, about.score) == (Outcome.FAILURE, 0.0)
+    assert (about.outcome, about.score) == (EpisodeOutcome.FAILURE, 0.0)
     assert (about.failure_reason, about.failure_detail) == (FailureReason.BAD_GRASP, "pushed it over")
     # Where one follows the other, an action of the first may still be on its way; it is no step of the second.
     assert {s.episode_id for s in second.steps()} == {"trial-2"}

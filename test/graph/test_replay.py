@@ -16,7 +16,7 @@ from openvla_ros.errors import ReplayError
 from openvla_ros.operate.operator import Operator
 from openvla_ros.operate.replayer import Replayer
 from openvla_ros.recording.episode import Episode
-from openvla_ros.recording.replay import Path, Plan, PlannedStep, Replay, Source, Tolerance, distance, make_plan
+from openvla_ros.recording.replay import Path, Plan, PlannedStep, Replay, ReplaySource, Tolerance, distance, make_plan
 from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.types import Action, Array, Pose
@@ -118,7 +118,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running
 
 
 @pytest.mark.parametrize("source", ["raw", "accepted"])
-def test_the_arm_goes_where_it_went(recorded: tuple[Running, Episode], source: Source) -> None:
+def test_the_arm_goes_where_it_went(recorded: tuple[Running, Episode], source: ReplaySource) -> None:
     """Hazards: a stale stamp or sequence number that the filter refuses; the wrong frame; actions in another order."""
     running, episode = recorded
     plan = make_plan(episode, source)

@@ -21,6 +21,24 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 COMES_WITH = {"annotated_types": "pydantic", "pydantic_core": "pydantic", "triton": "torch"}
+STILL_SHARED = {  # names that control/, drive/, nodes/ or experiments/lockstep.py have yet to give up
+    "ArmModel",
+    "Camera",
+    "Deadman",
+    "Duration",
+    "Freeze",
+    "Gripper",
+    "Motion",
+    "Plausible",
+    "Policy",
+    "RampIn",
+    "Rate",
+    "Report",
+    "Singularity",
+    "Step",
+    "Tracking",
+    "Workspace",
+}
 
 
 def imports_of(*folders: str) -> dict[str, set[str]]:
@@ -130,6 +148,40 @@ def test_imports_are_those_of_the_table(folder):
     assert folder_imports(folder) - documented_imports()[folder] == set(), "imports that the table does not allow"
     if folder != "cli":
         assert documented_imports()[folder] - folder_imports(folder) == set(), "allowed by the table, but not used"
+
+
+def public_types() -> dict[str, list[str]]:
+    """Name -> the files that define a class or a type alias of that name, for use outside."""
+    found = defaultdict(list)
+    for path in sorted((ROOT / "openvla_ros").rglob("*.py")):
+        for name in defined_types(ast.parse(path.read_text(encoding="utf-8"))):
+            found[name].append(str(path.relative_to(ROOT)))
+    return found
+
+
+def defined_types(module: ast.Module) -> list[str]:
+    """Public classes of a module, and what else it names like one. A TypeVar is only a placeholder."""
+    classes = [node.name for node in module.body if isinstance(node, ast.ClassDef)]
+    assigned = [
+        target.id
+        for node in module.body
+        if isinstance(node, ast.Assign) and not is_call_of(node.value, "TypeVar")
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+    aliases = [name for name in assigned if name[0].isupper() and not name.isupper()]
+    return [name for name in classes if not name.startswith("_")] + aliases
+
+
+def is_call_of(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+
+
+def test_one_name_has_one_meaning():
+    """Hazard: two classes of one name, and somebody imports, or reads, the other one."""
+    shared = {name: files for name, files in public_types().items() if len(files) > 1}
+    assert {name: files for name, files in shared.items() if name not in STILL_SHARED} == {}, "give each its own name"
+    assert STILL_SHARED - shared.keys() == set(), "shared no more: take it out of STILL_SHARED"
 
 
 def test_versions_agree():

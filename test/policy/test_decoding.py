@@ -309,8 +309,8 @@ def test_recorded_passes_serve_prompts_of_every_length(
             super().__init__(*arguments)
 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(decoding, "Graph", Recorded)
-    monkeypatch.setattr(engine_module, "Graph", Recorded)
+    monkeypatch.setattr(decoding, "GraphedFunction", Recorded)
+    monkeypatch.setattr(engine_module, "GraphedFunction", Recorded)
     engine.graphs = True
     policy = OpenVLAPolicy(engine, "tiny", choose_dataset(tiny, "bridge_orig"), details=True)
     plain = OpenVLAPolicy(Engine(tiny, decoding="plain"), "tiny", choose_dataset(tiny, "bridge_orig"), details=True)

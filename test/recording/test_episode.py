@@ -18,7 +18,7 @@ from openvla_ros.recording.definitions import typestore
 from openvla_ros.recording.episode import Episode, EpisodeWriter, find_episodes
 from openvla_ros.recording.images import IMAGE, compressed_topic
 from openvla_ros.recording.measure import Measurements, header_stamp
-from openvla_ros.recording.provenance import METADATA_RECORD, FailureReason, Outcome, Provenance
+from openvla_ros.recording.provenance import METADATA_RECORD, EpisodeOutcome, FailureReason, Provenance
 
 
 def test_steps_hold_what_belongs_together(tmp_path: Path) -> None:
@@ -205,12 +205,12 @@ def test_provenance_is_inside_the_bag_too(tmp_path: Path) -> None:
 def test_judgement_is_checked(tmp_path: Path) -> None:
     """Hazard: scores outside their range, a success with a failure reason, and success rates made of them."""
     about = Provenance(episode_id="a")
-    assert about.judge(Outcome.SUCCESS, math.nan).score == 1.0
-    assert about.judge(Outcome.FAILURE, 0.5, FailureReason.BAD_GRASP).score == 0.5
+    assert about.judge(EpisodeOutcome.SUCCESS, math.nan).score == 1.0
+    assert about.judge(EpisodeOutcome.FAILURE, 0.5, FailureReason.BAD_GRASP).score == 0.5
     with pytest.raises(RecordingError, match="score"):
-        about.judge(Outcome.FAILURE, 1.5)
+        about.judge(EpisodeOutcome.FAILURE, 1.5)
     with pytest.raises(RecordingError, match="a success has no failure_reason"):
-        about.judge(Outcome.SUCCESS, None, FailureReason.BAD_GRASP)
+        about.judge(EpisodeOutcome.SUCCESS, None, FailureReason.BAD_GRASP)
     with pytest.raises(RecordingError, match=r"there\.json.*robt"):
         Provenance.from_json('{"episode_id": "a", "robt": "wx250s"}', "there.json")
 
@@ -225,7 +225,7 @@ def test_an_exception_marks_the_episode_aborted(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         crash()
-    assert Episode.open(tmp_path / "crash").provenance.outcome is Outcome.ABORTED
+    assert Episode.open(tmp_path / "crash").provenance.outcome is EpisodeOutcome.ABORTED
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 200, "späße"])

@@ -25,7 +25,7 @@ from openvla_ros.recording.export.importer import import_dataset
 from openvla_ros.recording.export.noop import NoopFilter
 from openvla_ros.recording.export.rlds import example
 from openvla_ros.recording.export.trajectory import choose_cameras, read_trajectory
-from openvla_ros.recording.provenance import Outcome
+from openvla_ros.recording.provenance import EpisodeOutcome
 
 pytest.importorskip("pyarrow", reason="LeRobot exports need pip install 'openvla_ros[lerobot]'")
 
@@ -57,7 +57,7 @@ def test_round_trip(tmp_path: Path, format: str) -> None:
     an instruction that changed within the episode; one episode's end taken for the next one's begin."""
     episodes = [
         write_episode(tmp_path / "a", "one", actions(5), instructions=("open", "open", "close")),
-        write_episode(tmp_path / "a", "two", -actions(3), instructions=("Öffne 'es'",), outcome=Outcome.FAILURE),
+        write_episode(tmp_path / "a", "two", -actions(3), instructions=("Öffne 'es'",), outcome=EpisodeOutcome.FAILURE),
     ]
     dataset = export(episodes, tmp_path / "out", format=format)
     folders = import_dataset(dataset, tmp_path / "b")
@@ -216,15 +216,15 @@ class TestNoops:
 class TestRLDSExample:
     """What needs no TensorFlow."""
 
-    @pytest.mark.parametrize("outcome", list(Outcome))
-    def test_flags(self, tmp_path: Path, outcome: Outcome) -> None:
+    @pytest.mark.parametrize("outcome", list(EpisodeOutcome))
+    def test_flags(self, tmp_path: Path, outcome: EpisodeOutcome) -> None:
         """Hazards: first and last swapped or missing, a cut-off episode called terminal, a failure rewarded."""
         steps = example(transitions(write_episode(tmp_path, outcome=outcome)))["steps"]
         assert [s["is_first"] for s in steps] == [True, False, False, False]
         assert [s["is_last"] for s in steps] == [False, False, False, True]
-        judged = outcome in (Outcome.SUCCESS, Outcome.FAILURE)
+        judged = outcome in (EpisodeOutcome.SUCCESS, EpisodeOutcome.FAILURE)
         assert [s["is_terminal"] for s in steps] == [False, False, False, judged]
-        assert [s["reward"] for s in steps] == [0, 0, 0, outcome is Outcome.SUCCESS]
+        assert [s["reward"] for s in steps] == [0, 0, 0, outcome is EpisodeOutcome.SUCCESS]
 
     def test_single_step(self, tmp_path: Path) -> None:
         (step,) = example(transitions(write_episode(tmp_path, asked=actions(1))))["steps"]
@@ -291,9 +291,13 @@ class TestRefusals:
             export([episode], tmp_path / "out")
 
     def test_outcomes(self, tmp_path: Path) -> None:
-        episodes = [write_episode(tmp_path / "a", o.value, outcome=o) for o in (Outcome.SUCCESS, Outcome.FAILURE)]
+        episodes = [
+            write_episode(tmp_path / "a", o.value, outcome=o) for o in (EpisodeOutcome.SUCCESS, EpisodeOutcome.FAILURE)
+        ]
         exported = export_episodes(
-            [e.folder for e in episodes], tmp_path / "out", ExportOptions("lerobot", "b", outcomes=[Outcome.SUCCESS])
+            [e.folder for e in episodes],
+            tmp_path / "out",
+            ExportOptions("lerobot", "b", outcomes=[EpisodeOutcome.SUCCESS]),
         )
         assert exported.skipped == {"failure": "outcome failure"}
         assert len(exported.manifest.episodes) == 1

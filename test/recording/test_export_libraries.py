@@ -10,7 +10,7 @@ import pytest
 from episode_maker import actions, index_of, write_episode
 
 from openvla_ros.recording.export.exporter import ExportOptions, export_episodes
-from openvla_ros.recording.provenance import Outcome
+from openvla_ros.recording.provenance import EpisodeOutcome
 
 ASKED = {"one": actions(5), "two": -actions(3)}
 
@@ -67,7 +67,7 @@ def test_tfds_reads_it(tmp_path: Path) -> None:
     assert by_name.info.splits["train"].num_examples == by_folder.info.splits["train"].num_examples == 2
     for (name, asked), episode in zip(ASKED.items(), by_name.as_dataset(split="train"), strict=True):
         metadata = library.as_numpy(episode["episode_metadata"])
-        assert (metadata["episode_id"].decode(), metadata["outcome"].decode()) == (name, Outcome.SUCCESS.value)
+        assert (metadata["episode_id"].decode(), metadata["outcome"].decode()) == (name, EpisodeOutcome.SUCCESS.value)
         assert len(episode["steps"]) == len(asked)
         for i, step in enumerate(library.as_numpy(episode["steps"])):
             np.testing.assert_array_equal(step["action"], asked[i].astype(np.float32))

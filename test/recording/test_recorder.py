@@ -19,7 +19,7 @@ from openvla_ros.recording.backends import make_backend
 from openvla_ros.recording.bag import BagReader, BagWriter
 from openvla_ros.recording.definitions import typestore
 from openvla_ros.recording.episode import Episode
-from openvla_ros.recording.provenance import Outcome, Provenance
+from openvla_ros.recording.provenance import EpisodeOutcome, Provenance
 from openvla_ros.recording.recorder import Received, Recorder, RecorderSettings, make_room
 
 STRING = "std_msgs/msg/String"
@@ -57,12 +57,12 @@ def test_records_and_judges(recorder: Recorder, tmp_path: Path) -> None:
     folder = recorder.start(Provenance(episode_id="a"), {}, [message(0)])
     for i in range(1, 500):
         recorder.put(message(i))
-    assert recorder.stop(lambda p: p.judge(Outcome.SUCCESS)) == folder
+    assert recorder.stop(lambda p: p.judge(EpisodeOutcome.SUCCESS)) == folder
     recorder.put(message(500))  # after the end
     recorder.close()
     episode = Episode.open(folder)
     assert [r.sequence for r in episode.bag.records()] == list(range(1, 501))
-    assert episode.provenance.outcome is Outcome.SUCCESS
+    assert episode.provenance.outcome is EpisodeOutcome.SUCCESS
     assert episode.provenance.complete
 
 
@@ -168,13 +168,13 @@ def test_room_that_runs_out(recorder: Recorder) -> None:
     recorder.put(message(0))
     recorder.settings = recorder.settings.model_copy(update={"min_free_gb": 1e9})
     wait("the end", lambda: "min_free_gb" in recorder.problem)
-    recorder.stop(lambda p: p.judge(Outcome.FAILURE))
+    recorder.stop(lambda p: p.judge(EpisodeOutcome.FAILURE))
     recorder.close()
     episode = Episode.open(folder)
     assert episode.bag.complete
     assert len(list(episode.bag.records())) == 1
     # What is said about it later is not lost with the messages.
-    assert episode.provenance.outcome is Outcome.FAILURE
+    assert episode.provenance.outcome is EpisodeOutcome.FAILURE
     assert "min_free_gb" in episode.provenance.problem
 
 
@@ -264,10 +264,10 @@ def test_rosbag2_backend(ros2: Path) -> None:
     folder = backend.start(Provenance(episode_id="a", started=BEGIN), {}, [])
     wait("the bag", lambda: (folder / "metadata.yaml").exists() and "recording" in (ros2 / "a.rosbag2.log").read_text())
     assert backend.problem == ""
-    assert backend.stop(lambda p: p.judge(Outcome.FAILURE)) == folder
+    assert backend.stop(lambda p: p.judge(EpisodeOutcome.FAILURE)) == folder
     backend.close()
     about = Episode.open(folder).provenance
-    assert (about.complete, about.outcome, about.measured.actions) == (True, Outcome.FAILURE, 3)
+    assert (about.complete, about.outcome, about.measured.actions) == (True, EpisodeOutcome.FAILURE, 3)
     assert not (ros2 / "a.rosbag2.log").exists()
     with pytest.raises(RecordingError, match="exists already"):
         backend.start(Provenance(episode_id="a"), {}, [])

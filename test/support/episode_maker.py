@@ -11,7 +11,7 @@ import numpy as np
 from openvla_ros.images import RGB
 from openvla_ros.recording import encode
 from openvla_ros.recording.episode import Episode, EpisodeWriter
-from openvla_ros.recording.provenance import Control, Outcome, Provenance
+from openvla_ros.recording.provenance import Control, EpisodeOutcome, Provenance
 from openvla_ros.types import Action, ArmState, Array, Pose
 
 BEGIN = 1_800_000_000.0
@@ -51,7 +51,7 @@ def write_episode(
     asked: Array | None = None,
     *,
     instructions: Sequence[str] = ("lift the red block",),
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: EpisodeOutcome = EpisodeOutcome.SUCCESS,
     quality: int | None = None,
     wrist: bool = False,
     verdicts: Sequence[str] | None = None,

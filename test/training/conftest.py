@@ -92,7 +92,7 @@ def enlarge(image: np.ndarray) -> np.ndarray:
 
 
 class Silence:
-    """Implements `openvla_ros.training.loop.Watcher`; keeps what it was told."""
+    """Implements `openvla_ros.training.loop.TrainingWatcher`; keeps what it was told."""
 
     def __init__(self) -> None:
         self.read: list[str] = []

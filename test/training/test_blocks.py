@@ -27,7 +27,7 @@ from openvla_ros.training.blocks.packed import PackedInstructions
 from openvla_ros.training.blocks.recipe import build
 from openvla_ros.training.blocks.settings import BlocksSettings, load_settings
 from openvla_ros.training.blocks.stages import Data
-from openvla_ros.training.blocks.store import Frames
+from openvla_ros.training.blocks.store import ShardFrames
 from openvla_ros.training.blocks.view import Lens, points, state_vector
 from openvla_ros.training.forward import ActionLogits
 
@@ -123,8 +123,8 @@ def test_the_same_seed_arranges_the_same_moments(world: World) -> None:
 def test_what_is_measured_is_never_trained_on(built: Path, world: World) -> None:
     """Hazard: a DAgger round trains on the frames that its figures come from."""
     sources = [sorted((built / "frames" / name).iterdir()) for name in ("arranged", "expert", "round-1")]
-    first = Data.of(Frames.open(sources[:2]), world)
-    later = Data.of(Frames.open(sources), world, before=first)
+    first = Data.of(ShardFrames.open(sources[:2]), world)
+    later = Data.of(ShardFrames.open(sources), world, before=first)
     assert np.array_equal(first.held_out, later.held_out)
     assert not set(later.held_out) & set(later.train)
     assert len(later.train) + len(later.held_out) == len(later.frames) == 58
@@ -179,7 +179,7 @@ def test_the_optimizer_moves_matrices_and_all_else_towards_less_loss() -> None:
 
 
 def test_frames_hold_the_experts_answer_to_every_instruction(built: Path) -> None:
-    frames = Frames.open([[built / "frames" / "arranged" / "0000"], [built / "frames" / "expert" / "0000"]])
+    frames = ShardFrames.open([[built / "frames" / "arranged" / "0000"], [built / "frames" / "expert" / "0000"]])
     assert frames.actions.shape == (40, len(TASKS), 7)
     assert frames.recent == 30
     assert frames.images(np.array([0, 35])).shape == (2, 56, 56, 3)

@@ -15,7 +15,7 @@ from openvla_ros.errors import RecordingError, TrainingError
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.export.exporter import ExportOptions, episodes_at, export_episodes
 from openvla_ros.recording.export.noop import NoopFilter
-from openvla_ros.recording.provenance import Outcome
+from openvla_ros.recording.provenance import EpisodeOutcome
 from openvla_ros.training.frames import Frames, read_frames
 from openvla_ros.training.settings import TrainSettings
 
@@ -66,7 +66,7 @@ def test_an_episode_without_labels_teaches_what_was_accepted(settings: Make, tmp
     write_episode(
         tmp_path / "rollouts", asked=asked, verdicts=["accepted", "refused", "accepted", "accepted", "accepted"]
     )
-    write_episode(tmp_path / "rollouts", "failed", asked, outcome=Outcome.FAILURE)
+    write_episode(tmp_path / "rollouts", "failed", asked, outcome=EpisodeOutcome.FAILURE)
     mine = settings(data=[tmp_path / "rollouts"], noops=None)
     read = read_frames(mine, lambda image: image[:28, :28])
     assert np.array_equal(read.actions, asked[[0, 2, 3, 4]])

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvla_ros.policy.openvla.graphs import Graph
+from openvla_ros.policy.openvla.graphs import GraphedFunction
 from openvla_ros.policy.openvla.llama import KVCache, NextRows, PromptRows
 from openvla_ros.policy.openvla.model import OpenVLA
 
@@ -55,8 +55,8 @@ class Decoder:
         self._cache = cache
         self._device = cache.slots.device
         self._ahead = torch.arange(count, device=self._device)
-        self._prefill_graphs: dict[int, Graph[tuple[Tensor, Tensor]]] = {}
-        self._step_graph: Graph[tuple[Tensor, Tensor]] | None = None
+        self._prefill_graphs: dict[int, GraphedFunction[tuple[Tensor, Tensor]]] = {}
+        self._step_graph: GraphedFunction[tuple[Tensor, Tensor]] | None = None
 
     @torch.inference_mode()
     def __call__(
@@ -113,9 +113,9 @@ class Decoder:
         with torch.inference_mode():
             for bucket in self.buckets:
                 ids = torch.zeros(batch, bucket, dtype=torch.int64, device=self._device)
-                self._prefill_graphs[bucket] = Graph(self._prefill, (embeddings, ids, last), pool)
+                self._prefill_graphs[bucket] = GraphedFunction(self._prefill, (embeddings, ids, last), pool)
             ids = torch.zeros(batch, self._riders or 1, dtype=torch.int64, device=self._device)
-            self._step_graph = Graph(self._step, (ids, ids + config.patches), pool)
+            self._step_graph = GraphedFunction(self._step, (ids, ids + config.patches), pool)
 
     def clear(self) -> None:
         """Forget everything, after logits that are not finite."""

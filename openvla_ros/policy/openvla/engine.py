@@ -18,7 +18,7 @@ from openvla_ros.policy.checkpoint import read_json
 from openvla_ros.policy.openvla import attention
 from openvla_ros.policy.openvla.config import OpenVLAConfig, parse_config
 from openvla_ros.policy.openvla.decoding import BUCKETS, Decoded, Decoder, Ids, OneByOneDecoder
-from openvla_ros.policy.openvla.graphs import Graph
+from openvla_ros.policy.openvla.graphs import GraphedFunction
 from openvla_ros.policy.openvla.llama import KVCache
 from openvla_ros.policy.openvla.loading import Weights, build_model, load_model
 from openvla_ros.policy.openvla.memory import check_memory
@@ -76,7 +76,7 @@ class Engine:
             self.model = build_model(self.config, weights(self.config, self.device), self.scheme)
         self._decoders: dict[tuple[int, int, bool], Decoder] = {}
         self._caches: dict[tuple[int, int], KVCache] = {}
-        self._vision: dict[int, Graph[Tensor]] = {}
+        self._vision: dict[int, GraphedFunction[Tensor]] = {}
 
     # ---- from observations to tokens
 
@@ -153,7 +153,7 @@ class Engine:
         channels, side = self.processor.image.channels, self.processor.image.size
         pixels = torch.zeros(batch, channels, side, side, device=self.device, dtype=self.scheme.dtype)
         pool = torch.cuda.graph_pool_handle()
-        self._vision[batch] = Graph(self.model.image_embeddings, (pixels,), pool)
+        self._vision[batch] = GraphedFunction(self.model.image_embeddings, (pixels,), pool)
         shortest = np.ones(1, dtype=np.int64)
         self.decoder([shortest] * batch, count).record_graphs()
 

@@ -22,7 +22,7 @@ def _aside(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device=device)
 
 
-class Graph(Generic[Out]):
+class GraphedFunction(Generic[Out]):
     """``function`` of tensors with the shapes of ``examples``. It must not wait for the device or read from it.
 
     The outputs are the same tensors every time: use them before the next call. pool: memory that graphs which never run

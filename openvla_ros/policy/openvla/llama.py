@@ -111,7 +111,7 @@ class Fused(nn.Linear):
         self.parts = parts
 
 
-class Attention(nn.Module):
+class LlamaAttention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = (
@@ -133,7 +133,7 @@ class Attention(nn.Module):
         return out
 
 
-class MLP(nn.Module):
+class LlamaMLP(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         width = config.intermediate_size
@@ -149,8 +149,8 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.self_attn = Attention(config)
-        self.mlp = MLP(config)
+        self.self_attn = LlamaAttention(config)
+        self.mlp = LlamaMLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -160,7 +160,7 @@ class Layer(nn.Module):
         return out
 
 
-class Decoder(nn.Module):
+class LlamaModel(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -171,7 +171,7 @@ class Decoder(nn.Module):
 class Llama(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.model = Decoder(config)
+        self.model = LlamaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def embed(self, token_ids: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class Row:
         return self.tolerance is None or self.deviation <= self.tolerance
 
 
-class Report:
+class VerificationReport:
     """Rows by name, in the order met, and remarks on what was left out."""
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ def kind_of(folder: Path) -> str:
     raise CheckpointError(f"{folder} holds no golden data: neither cases.json nor action_tokenizer.npz is there")
 
 
-def verify_cases(engine: Engine, folder: Path, each: Callable[[CaseList], Iterable[Any]] = iter) -> Report:
+def verify_cases(engine: Engine, folder: Path, each: Callable[[CaseList], Iterable[Any]] = iter) -> VerificationReport:
     """Every stage of every case, from image and instruction to un-normalised actions, in the engine's precision.
 
     Outside float32 what the model computes is informative only. ``each`` may wrap the cases in a progress bar. Raises
@@ -137,7 +137,7 @@ def verify_cases(engine: Engine, folder: Path, each: Callable[[CaseList], Iterab
     """
     meta = read_json(folder / "cases.json")
     arrays, pixel_arrays = Arrays(folder / "cases.npz"), Arrays(folder / "pixel_values.npz")
-    report = Report()
+    report = VerificationReport()
     moved = check_sees(engine)
     report.notes.append(f"two images move the logits by {moved:.1f} standard deviations (at least {IMAGE_SENSITIVITY})")
     norm_stats = load_norm_stats(engine.folder, engine.raw_config)
@@ -159,7 +159,7 @@ def verify_cases(engine: Engine, folder: Path, each: Callable[[CaseList], Iterab
 
 
 def _compare_inputs(
-    report: Report, engine: Engine, case: Mapping[str, Any], arrays: Arrays, pixels: NDArray[Any]
+    report: VerificationReport, engine: Engine, case: Mapping[str, Any], arrays: Arrays, pixels: NDArray[Any]
 ) -> None:
     index, where, text = int(case["index"]), f"case {case['index']}", engine.processor.text
     prompt = text.prompt(_get(case, "instruction"))
@@ -172,7 +172,7 @@ def _compare_inputs(
 
 
 def _compare_outputs(
-    report: Report,
+    report: VerificationReport,
     engine: Engine,
     case: Mapping[str, Any],
     arrays: Arrays,
@@ -208,9 +208,9 @@ def _compare_outputs(
         compare("bf16_first_action_logits", action_logits[0], EXACT)
 
 
-def verify_actions(checkpoint: Path, action_tokenizer: ActionTokenizer, folder: Path) -> Report:
+def verify_actions(checkpoint: Path, action_tokenizer: ActionTokenizer, folder: Path) -> VerificationReport:
     """Action tokens, un-normalisation, prompts. The prompts' ids only if the checkpoint has the released tokenizer."""
-    report = Report()
+    report = VerificationReport()
     _compare_action_tokens(report, action_tokenizer, Arrays(folder / "action_tokenizer.npz"))
     arrays = Arrays(folder / "unnormalize.npz")
     for name, entry in _get(read_json(folder / "unnormalize_stats.json"), "norm_stats").items():
@@ -222,7 +222,7 @@ def verify_actions(checkpoint: Path, action_tokenizer: ActionTokenizer, folder: 
     return report
 
 
-def _compare_action_tokens(report: Report, tokenizer: ActionTokenizer, arrays: Arrays) -> None:
+def _compare_action_tokens(report: VerificationReport, tokenizer: ActionTokenizer, arrays: Arrays) -> None:
     where = "actions"
     for name, got in {
         "bins": tokenizer.bins,
@@ -236,7 +236,7 @@ def _compare_action_tokens(report: Report, tokenizer: ActionTokenizer, arrays: A
         report.compare(name, where, got, arrays[name], EXACT)
 
 
-def _compare_prompts(report: Report, text: TextProcessor, name: str, prompts: CaseList) -> None:
+def _compare_prompts(report: VerificationReport, text: TextProcessor, name: str, prompts: CaseList) -> None:
     for entry in prompts:
         instruction, wanted = _get(entry, "instruction"), _get(entry, name)
         report.compare(f"prompt {name}", instruction, text.prompt(instruction), _get(wanted, "prompt"), EXACT)

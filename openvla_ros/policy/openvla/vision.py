@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from openvla_ros.policy.openvla.config import TowerConfig
 
 
-class Attention(nn.Module):
+class VisionAttention(nn.Module):
     def __init__(self, tower: TowerConfig) -> None:
         super().__init__()
         self.num_heads = tower.num_heads
@@ -28,7 +28,7 @@ class Attention(nn.Module):
         return out
 
 
-class MLP(nn.Module):
+class VisionMLP(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
@@ -52,9 +52,9 @@ class Block(nn.Module):
     def __init__(self, tower: TowerConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(tower.embed_dim, eps=tower.norm_eps)
-        self.attn = Attention(tower)
+        self.attn = VisionAttention(tower)
         self.norm2 = nn.LayerNorm(tower.embed_dim, eps=tower.norm_eps)
-        self.mlp = MLP(tower.embed_dim, tower.mlp_dim)
+        self.mlp = VisionMLP(tower.embed_dim, tower.mlp_dim)
         self.ls1, self.ls2 = (LayerScale(tower.embed_dim) if tower.layer_scale else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class _AttentionPool(nn.Module):
         self.latent = nn.Parameter(torch.empty(1, 1, width))
         self.q, self.kv, self.proj = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
-        self.mlp = MLP(width, tower.mlp_dim)
+        self.mlp = VisionMLP(width, tower.mlp_dim)
 
 
 def unused_shapes(tower: TowerConfig) -> dict[str, tuple[int, ...]]:

@@ -19,13 +19,13 @@ from openvla_ros.recording.export import FORMATS, statistics
 from openvla_ros.recording.export.manifest import ExportedEpisode, Manifest
 from openvla_ros.recording.export.noop import NoopFilter
 from openvla_ros.recording.export.trajectory import (
+    EpisodeTrajectory,
     Source,
-    Trajectory,
     arm_facts,
     choose_cameras,
     read_trajectory,
 )
-from openvla_ros.recording.provenance import Outcome
+from openvla_ros.recording.provenance import EpisodeOutcome
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")  # what TFDS takes
 
@@ -41,7 +41,7 @@ class ExportOptions:
     name: str
     source: Source = "accepted"
     cameras: Mapping[str, str] | None = None
-    outcomes: Collection[Outcome] = ()
+    outcomes: Collection[EpisodeOutcome] = ()
     control_hz: float | None = None
     noops: NoopFilter | None = None
     format_options: Mapping[str, Any] | None = None  # of the format's write()
@@ -101,9 +101,9 @@ def export_episodes(
 
 def _collect(
     folders: Sequence[Path], options: ExportOptions, progress: Callable[[Path], None]
-) -> tuple[Manifest, list[Trajectory], dict[str, str]]:
+) -> tuple[Manifest, list[EpisodeTrajectory], dict[str, str]]:
     """What goes into the dataset. Images are not read yet."""
-    trajectories: list[Trajectory] = []
+    trajectories: list[EpisodeTrajectory] = []
     skipped: dict[str, str] = {}
     left_out: Counter[str] = Counter()
     facts: dict[str, tuple[Path, Any]] = {}

@@ -14,7 +14,7 @@ from openvla_ros.recording.definitions import typestore
 from openvla_ros.recording.episode import EpisodeWriter
 from openvla_ros.recording.export import FORMATS
 from openvla_ros.recording.export.manifest import FILE_NAME, Manifest
-from openvla_ros.recording.export.trajectory import Picture, Trajectory
+from openvla_ros.recording.export.trajectory import EpisodeTrajectory, Picture
 from openvla_ros.recording.images import COMPRESSED, compressed_topic
 from openvla_ros.types import Action, ArmState, Pose
 
@@ -42,7 +42,7 @@ def import_dataset(
     return written
 
 
-def read_dataset(folder: Path) -> tuple[Manifest, Iterator[Trajectory]]:
+def read_dataset(folder: Path) -> tuple[Manifest, Iterator[EpisodeTrajectory]]:
     """What a dataset that `export_episodes` made says of itself, and its trajectories in their order.
 
     Raises RecordingError for another dataset, also while it is read.
@@ -62,7 +62,7 @@ def _dataset(folder: Path) -> Path:
     return found[-1].parent if found and not (folder / FILE_NAME).is_file() else folder
 
 
-def _write(trajectory: Trajectory, manifest: Manifest, output: Path, image_quality: int | None) -> Path:
+def _write(trajectory: EpisodeTrajectory, manifest: Manifest, output: Path, image_quality: int | None) -> Path:
     about = trajectory.provenance.model_copy(update={"topics": {}, "interventions": [], "complete": False})
     seconds = 1.0 / manifest.control_hz
     with EpisodeWriter(output, about, image_quality=image_quality) as episode:
@@ -108,7 +108,7 @@ def _write_picture(episode: EpisodeWriter, topic: str, picture: Picture, stamp: 
     episode.write_message(compressed_topic(base), message, stamp)
 
 
-def _arm_state(trajectory: Trajectory, index: int) -> ArmState:
+def _arm_state(trajectory: EpisodeTrajectory, index: int) -> ArmState:
     """What the dataset holds of it; velocities are not known."""
     values = trajectory.proprio[index]
     joints = trajectory.joints[index]

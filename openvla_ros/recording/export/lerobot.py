@@ -21,7 +21,7 @@ from openvla_ros.images import RGB, decode_compressed
 from openvla_ros.recording.export.lerobot_files import FILES_A_CHUNK, ParquetFiles, Videos, read_video
 from openvla_ros.recording.export.lerobot_stats import Pixels, flat, table_stats
 from openvla_ros.recording.export.manifest import Manifest
-from openvla_ros.recording.export.trajectory import ACTION, PROPRIO, Picture, Pictures, Trajectory
+from openvla_ros.recording.export.trajectory import ACTION, PROPRIO, EpisodeTrajectory, Picture, Pictures
 
 VERSION = "v3.0"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -39,7 +39,7 @@ def image_key(camera: str) -> str:
 
 
 def write(
-    root: Path, manifest: Manifest, trajectories: Sequence[Trajectory], images: Literal["video", "png"] = "video"
+    root: Path, manifest: Manifest, trajectories: Sequence[EpisodeTrajectory], images: Literal["video", "png"] = "video"
 ) -> Path:
     """The dataset's folder, ``root``/name. images: "video" is H.264, lossy; "png" is lossless and large.
 
@@ -72,7 +72,7 @@ class _Writer:
         self._tasks: dict[str, int] = {}
         self._frames = 0
 
-    def write(self, trajectories: Sequence[Trajectory]) -> None:
+    def write(self, trajectories: Sequence[EpisodeTrajectory]) -> None:
         pixels = {key: Pixels() for key in self._keys.values()}
         rows = [self._episode(index, trajectory, pixels) for index, trajectory in enumerate(trajectories)]
         self._data.close()
@@ -106,7 +106,7 @@ class _Writer:
             "features": self._features,
         }
 
-    def _episode(self, index: int, trajectory: Trajectory, all_pixels: dict[str, Pixels]) -> dict[str, Any]:
+    def _episode(self, index: int, trajectory: EpisodeTrajectory, all_pixels: dict[str, Pixels]) -> dict[str, Any]:
         """Write one episode: its row of meta/episodes."""
         begins = {key: videos.begin() for key, videos in self._videos.items()}
         pixels = {key: Pixels() for key in all_pixels}
@@ -138,7 +138,9 @@ class _Writer:
             all_pixels[key].add(found)
         return row | flat(table_stats(table) | {key: found.stats() for key, found in pixels.items()})
 
-    def _write_images(self, trajectory: Trajectory, pixels: dict[str, Pixels]) -> dict[str, list[dict[str, Any]]]:
+    def _write_images(
+        self, trajectory: EpisodeTrajectory, pixels: dict[str, Pixels]
+    ) -> dict[str, list[dict[str, Any]]]:
         """To the videos, or as PNG into the columns that are returned."""
         columns: dict[str, list[dict[str, Any]]] = {} if self._videos else {key: [] for key in pixels}
         for i, pictures in enumerate(trajectory.pictures()):
@@ -165,7 +167,7 @@ class _Writer:
         feature["info"] = {f"video.{name}": value for name, value in info.items()} | {"has_audio": False}
         return {"dtype": "video", **feature}
 
-    def _table(self, index: int, trajectory: Trajectory, embedded: dict[str, list[dict[str, Any]]]) -> pa.Table:
+    def _table(self, index: int, trajectory: EpisodeTrajectory, embedded: dict[str, list[dict[str, Any]]]) -> pa.Table:
         n = len(trajectory)
         frame = np.arange(n, dtype=np.int64)
         tasks = [self._tasks.setdefault(text, len(self._tasks)) for text in trajectory.instructions]
@@ -205,7 +207,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 # ---- reading
 
 
-def read(folder: Path, manifest: Manifest) -> Iterator[Trajectory]:
+def read(folder: Path, manifest: Manifest) -> Iterator[EpisodeTrajectory]:
     """The trajectories of a dataset that `write` made. Raises RecordingError where it was changed since."""
     rows = [row for file in sorted((folder / "meta" / "episodes").rglob("*.parquet")) for row in _rows(file)]
     lengths = [row["length"] for row in rows]
@@ -216,7 +218,7 @@ def read(folder: Path, manifest: Manifest) -> Iterator[Trajectory]:
     for index, row in enumerate(rows):
         file = folder / DATA.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
         table = pq.read_table(file, filters=[("episode_index", "=", row["episode_index"])])
-        yield Trajectory(
+        yield EpisodeTrajectory(
             provenance=manifest.provenance(index),
             stamps=_matrix(table, "stamp")[:, 0],
             actions=_matrix(table, "action"),

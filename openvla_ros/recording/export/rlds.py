@@ -11,8 +11,8 @@ import numpy as np
 
 from openvla_ros.errors import RecordingError
 from openvla_ros.recording.export.manifest import Manifest
-from openvla_ros.recording.export.trajectory import Picture, Pictures, Trajectory
-from openvla_ros.recording.provenance import Outcome
+from openvla_ros.recording.export.trajectory import EpisodeTrajectory, Picture, Pictures
+from openvla_ros.recording.provenance import EpisodeOutcome
 
 VERSION = "1.0.0"
 _DESCRIPTION = (
@@ -33,7 +33,7 @@ def tfds() -> Any:
     return tensorflow_datasets
 
 
-def write(root: Path, manifest: Manifest, trajectories: Sequence[Trajectory]) -> Path:
+def write(root: Path, manifest: Manifest, trajectories: Sequence[EpisodeTrajectory]) -> Path:
     """The dataset's folder, ``root``/name/VERSION, as ``tfds.builder(name, data_dir=root)`` finds it."""
     library = tfds()
     pictures = next(trajectories[0].pictures())
@@ -83,19 +83,19 @@ def _features(library: Any, shapes: dict[str, tuple[int, ...]], joints: int) -> 
     )
 
 
-def _examples(trajectories: Sequence[Trajectory]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _examples(trajectories: Sequence[EpisodeTrajectory]) -> Iterator[tuple[int, dict[str, Any]]]:
     for index, trajectory in enumerate(trajectories):
         yield index, example(trajectory)
 
 
-def example(trajectory: Trajectory) -> dict[str, Any]:
+def example(trajectory: EpisodeTrajectory) -> dict[str, Any]:
     """One episode as RLDS lays it out.
 
     The last step is terminal where the episode was judged, success or failure; an aborted one was only cut off.
     reward: 1 on the last step of a success, else 0.
     """
     about, last = trajectory.provenance, len(trajectory) - 1
-    judged = about.outcome in (Outcome.SUCCESS, Outcome.FAILURE)
+    judged = about.outcome in (EpisodeOutcome.SUCCESS, EpisodeOutcome.FAILURE)
     steps = [
         {
             "observation": {
@@ -107,7 +107,7 @@ def example(trajectory: Trajectory) -> dict[str, Any]:
             "is_first": i == 0,
             "is_last": i == last,
             "is_terminal": i == last and judged,
-            "reward": np.float32(i == last and about.outcome is Outcome.SUCCESS),
+            "reward": np.float32(i == last and about.outcome is EpisodeOutcome.SUCCESS),
             "discount": np.float32(1.0),
             "exact": {
                 "action": trajectory.actions[i],
@@ -122,7 +122,7 @@ def example(trajectory: Trajectory) -> dict[str, Any]:
     return {"steps": steps, "episode_metadata": metadata}
 
 
-def read(folder: Path, manifest: Manifest) -> Iterator[Trajectory]:
+def read(folder: Path, manifest: Manifest) -> Iterator[EpisodeTrajectory]:
     """The trajectories of a dataset that `write` made. Raises RecordingError where it was changed since."""
     library = tfds()
     images = {f"image_{name}": name for name in manifest.cameras}
@@ -142,13 +142,15 @@ def read(folder: Path, manifest: Manifest) -> Iterator[Trajectory]:
         raise RecordingError(f"{folder} was changed after the export: its episodes are no longer those of its manifest")
 
 
-def _trajectory(manifest: Manifest, index: int, steps: list[dict[str, Any]], images: dict[str, str]) -> Trajectory:
+def _trajectory(
+    manifest: Manifest, index: int, steps: list[dict[str, Any]], images: dict[str, str]
+) -> EpisodeTrajectory:
     def pictures() -> Iterator[Pictures]:
         for step in steps:
             yield {name: Picture(jpeg=step["observation"][key]) for key, name in images.items()}
 
     exact = [step["exact"] for step in steps]
-    return Trajectory(
+    return EpisodeTrajectory(
         provenance=manifest.provenance(index),
         stamps=np.array([e["stamp"] for e in exact]),
         actions=np.array([e["action"] for e in exact]),

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from openvla_ros.policy.semantics import ENTRY, ActionSemantics
-from openvla_ros.recording.export.trajectory import ACTION, Trajectory
+from openvla_ros.recording.export.trajectory import ACTION, EpisodeTrajectory
 from openvla_ros.types import Array
 
 FILE_NAME = "dataset_statistics.json"
 
 
-def dataset_statistics(trajectories: Sequence[Trajectory], control_hz: float) -> dict[str, Any]:
+def dataset_statistics(trajectories: Sequence[EpisodeTrajectory], control_hz: float) -> dict[str, Any]:
     """One dataset's entry, of its trajectories."""
     return statistics_entry(
         np.concatenate([t.actions for t in trajectories]),

@@ -16,7 +16,7 @@ from openvla_ros.errors import RecordingError
 from openvla_ros.images import RGB, ImageError, decode_compressed
 from openvla_ros.recording.episode import Episode
 from openvla_ros.recording.provenance import Provenance
-from openvla_ros.recording.trace import Frame, Step
+from openvla_ros.recording.trace import TraceFrame, TraceStep
 from openvla_ros.types import Action, ArmState, Array
 
 Source = Literal["accepted", "raw", "label"]
@@ -36,7 +36,7 @@ class Picture:
     array: RGB | None = None
 
     @classmethod
-    def of(cls, frame: Frame) -> Picture:
+    def of(cls, frame: TraceFrame) -> Picture:
         kind = getattr(frame.message, "format", "")
         if "jpeg" in kind or "jpg" in kind:
             return cls(jpeg=bytes(memoryview(frame.message.data)))
@@ -64,7 +64,7 @@ Pictures = Mapping[str, Picture]  # by camera: "primary", "wrist", ...
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class EpisodeTrajectory:
     """n transitions of one episode, in their order. Row i of everything belongs to image i.
 
     stamps: (n,) when the images were taken, seconds of the ROS clock. actions: (n, 7) as ACTION says, in the base
@@ -83,7 +83,7 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.stamps)
 
-    def select(self, keep: NDArray[np.bool_]) -> Trajectory:
+    def select(self, keep: NDArray[np.bool_]) -> EpisodeTrajectory:
         """The transitions for which keep (n,) is true."""
         pictures = self.pictures
         return replace(
@@ -118,7 +118,9 @@ def choose_cameras(episode: Episode, asked: Mapping[str, str]) -> dict[str, str]
     return found
 
 
-def read_trajectory(episode: Episode, cameras: Mapping[str, str], source: Source) -> tuple[Trajectory, Counter[str]]:
+def read_trajectory(
+    episode: Episode, cameras: Mapping[str, str], source: Source
+) -> tuple[EpisodeTrajectory, Counter[str]]:
     """The transitions of an episode, and how many steps were left out for which reason.
 
     cameras: {name: topic}, the primary one first. source: "accepted", what the safety filter passed on and the driver
@@ -146,7 +148,7 @@ def read_trajectory(episode: Episode, cameras: Mapping[str, str], source: Source
         for step in compress(episode.steps(topics), keep):
             yield {name: Picture.of(_frame(step.frames[topic])) for name, topic in cameras.items()}
 
-    trajectory = Trajectory(
+    trajectory = EpisodeTrajectory(
         provenance=episode.provenance,
         stamps=np.array([stamp for stamp, _, _, _ in rows]),
         actions=np.array([action.to_array() for _, action, _, _ in rows]).reshape(-1, len(ACTION)),
@@ -172,7 +174,7 @@ def arm_facts(episode: Episode) -> tuple[str, tuple[str, ...]]:
     return message.header.frame_id, tuple(message.joints.name)
 
 
-def _problem(step: Step, action: Action | None, source: Source) -> str:
+def _problem(step: TraceStep, action: Action | None, source: Source) -> str:
     """Why a step is no transition; empty if it is one."""
     if action is None and source == "label":
         return "no label"
@@ -190,6 +192,6 @@ def _problem(step: Step, action: Action | None, source: Source) -> str:
     return ""
 
 
-def _frame(frame: Frame | None) -> Frame:
+def _frame(frame: TraceFrame | None) -> TraceFrame:
     assert frame is not None  # or the step had been left out
     return frame

@@ -29,7 +29,7 @@ MAX_STEPS = 80  # of an episode; who needs more is lost, and teaches little
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardJob:
     """A shard to make. checkpoint: who acts in episodes, beside the expert; arranged: no episodes at all."""
 
     folder: Path
@@ -40,15 +40,15 @@ class Job:
     expert_share: float = 1.0
 
 
-def jobs(settings: BlocksSettings, folder: Path, frames: int, source: int, **more: Any) -> list[Job]:
+def jobs(settings: BlocksSettings, folder: Path, frames: int, source: int, **more: Any) -> list[ShardJob]:
     """Shards of so many frames in all, below a folder. source: number of what they are, for seeds that differ."""
     size = settings.frames_per_job
     counts = [min(size, frames - begin) for begin in range(0, frames, size)]
-    return [Job(folder / f"{i:04d}", count, (settings.seed, source, i), **more) for i, count in enumerate(counts)]
+    return [ShardJob(folder / f"{i:04d}", count, (settings.seed, source, i), **more) for i, count in enumerate(counts)]
 
 
 def make(
-    settings: BlocksSettings, base: Path, todo: list[Job], progress: Callable[[int], None] = lambda _: None
+    settings: BlocksSettings, base: Path, todo: list[ShardJob], progress: Callable[[int], None] = lambda _: None
 ) -> list[Path]:
     """Make the shards that are not there yet; all their folders. base: a checkpoint, for how it sees images.
 
@@ -69,7 +69,7 @@ class Maker:
         self._images = ImageProcessor(read_json(base / "preprocessor_config.json"))
         self._lockstep: Lockstep | None = None
 
-    def __call__(self, job: Job) -> int:
+    def __call__(self, job: ShardJob) -> int:
         shard = Shard(job.folder, job.count, self._settings.instructions, self._images)
         about = asdict(job) | {"folder": job.folder.name, "checkpoint": job.checkpoint and job.checkpoint.name}
         rng = np.random.default_rng(job.seed)
@@ -89,7 +89,7 @@ class Maker:
                 shard.add(camera.render(), view)
         return {}
 
-    def _act(self, shard: Shard, rng: np.random.Generator, job: Job) -> dict[str, Any]:
+    def _act(self, shard: Shard, rng: np.random.Generator, job: ShardJob) -> dict[str, Any]:
         settings = self._settings
         if self._lockstep is None:
             self._lockstep = Lockstep(LockstepConfig(robot=ROBOT, scene=SCENE, image_size=settings.render_size))

@@ -34,23 +34,23 @@ from openvla_ros.robots.description import load_robot
 from openvla_ros.sim.world import World
 from openvla_ros.training.blocks.generate import ROBOT, SCENE, jobs, make
 from openvla_ros.training.blocks.optimizer import Optimizer
-from openvla_ros.training.blocks.settings import CHANGEABLE, BlocksSettings, Stage
-from openvla_ros.training.blocks.stages import Data, Learner, Policy, Row, Towers, quick_attention
-from openvla_ros.training.blocks.store import Frames
+from openvla_ros.training.blocks.settings import CHANGEABLE, BlocksSettings, StageSettings
+from openvla_ros.training.blocks.stages import Data, Learner, LogRow, PolicyStage, Towers, quick_attention
+from openvla_ros.training.blocks.store import ShardFrames
 
 SLOW = ("model.vision_backbone.", "heads.")  # what the first stage has trained already
 _MEASURED = 100  # frames in one pass
 
 
-class Watcher(Protocol):
+class RecipeWatcher(Protocol):
     """Is told how it goes."""
 
     def begin(self, what: str, total: int) -> None: ...
 
-    def advance(self, count: int, row: Row | None = None) -> None: ...
+    def advance(self, count: int, row: LogRow | None = None) -> None: ...
 
 
-def build(settings: BlocksSettings, output: Path, watcher: Watcher) -> Path:
+def build(settings: BlocksSettings, output: Path, watcher: RecipeWatcher) -> Path:
     """The folder of the finished checkpoint. Raises ConfigError where ``output`` was begun with other settings."""
     _claim(settings, output)
     if settings.threads:
@@ -59,7 +59,7 @@ def build(settings: BlocksSettings, output: Path, watcher: Watcher) -> Path:
 
 
 class _Recipe:
-    def __init__(self, settings: BlocksSettings, output: Path, watcher: Watcher) -> None:
+    def __init__(self, settings: BlocksSettings, output: Path, watcher: RecipeWatcher) -> None:
         self._settings, self._output, self._watcher = settings, output, watcher
         self._device = find_device(settings.device)
         self._dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
@@ -74,7 +74,7 @@ class _Recipe:
         self._frames("arranged", settings.arranged_frames, arranged=True)
         if settings.expert_frames:
             self._frames("expert", settings.expert_frames)
-        frames = Frames.open(self._sources)
+        frames = ShardFrames.open(self._sources)
         # Of the first frames, and so the same in all rounds: what a token means must not change.
         entry = statistics_entry(
             frames.actions.reshape(-1, frames.actions.shape[-1]),
@@ -90,7 +90,7 @@ class _Recipe:
         done = self._policy(0, settings.policy, 0.0, learner, processor, data, statistics, entry)
         for number, round_ in enumerate(settings.rounds, 1):
             self._frames(f"round-{number}", round_.frames, checkpoint=done, expert_share=round_.expert_share)
-            more = Data.of(Frames.open(self._sources), self._world, before=data)
+            more = Data.of(ShardFrames.open(self._sources), self._world, before=data)
             share = round_.recent_share
             done = self._policy(number, round_.training, share, learner, processor, more, statistics, entry)
         return done
@@ -110,7 +110,7 @@ class _Recipe:
     def _policy(
         self,
         number: int,
-        stage: Stage,
+        stage: StageSettings,
         recent_share: float,
         learner: Learner,
         processor: Processor,
@@ -119,14 +119,14 @@ class _Recipe:
         entry: dict[str, Any],
     ) -> Path:
         folder = self._output / f"policy-{number}"
-        policy = Policy(learner, processor, data, self._dtype, self._settings, statistics)
+        policy = PolicyStage(learner, processor, data, self._dtype, self._settings, statistics)
         self._train(folder.name, stage, learner, policy, recent_share)
         if not folder.is_dir():
             norm_stats = {self._settings.name: entry}
             save_like(folder, learner.model, self._base, norm_stats, dtype=torch.bfloat16)
         return folder
 
-    def _train(self, name: str, stage: Stage, learner: Learner, task: Towers, recent_share: float) -> None:
+    def _train(self, name: str, stage: StageSettings, learner: Learner, task: Towers, recent_share: float) -> None:
         """Train and leave the averaged weights in ``learner``, float32."""
         states = self._output / "states"
         states.mkdir(exist_ok=True)
@@ -160,7 +160,7 @@ class _Recipe:
 
 
 @torch.no_grad()
-def _measure(task: Towers) -> Row:
+def _measure(task: Towers) -> LogRow:
     """Means over the frames that are held out."""
     held = task.data.held_out
     parts = [held[i : i + _MEASURED] for i in range(0, len(held), _MEASURED)]
@@ -180,13 +180,13 @@ class _Log:
 
     def __init__(self, file: Path, step: int) -> None:
         self._file = file
-        rows: list[Row] = []
+        rows: list[LogRow] = []
         if step and file.is_file():
             with file.open(newline="") as stream:
                 rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
         self._rows = [row for row in rows if row["step"] <= step]
 
-    def add(self, row: Row) -> None:
+    def add(self, row: LogRow) -> None:
         self._rows.append(row)
         with self._file.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, list(row))

@@ -30,7 +30,7 @@ class Sizes(_Model):
         return ModelSize(self.image, TowerSize(*self.dinov2), TowerSize(*self.siglip), LlamaSize(*self.llama))
 
 
-class Stage(_Model):
+class StageSettings(_Model):
     """One training. Rates fall linearly to zero over the last ``decay`` of its steps.
 
     rate: of AdamW, for embeddings, norms, biases and patch embeddings; matrix_rate: of Muon, for all other matrices.
@@ -55,7 +55,7 @@ class Round(_Model):
     frames: int = Field(ge=1)
     expert_share: float = Field(0.3, ge=0, le=1)
     recent_share: float = Field(0.3, ge=0, le=1)
-    training: Stage
+    training: StageSettings
 
 
 class BlocksSettings(_Model):
@@ -76,8 +76,8 @@ class BlocksSettings(_Model):
     noise: Noise = Noise()
     frames_per_job: int = Field(2000, ge=1)
 
-    towers: Stage = Stage(steps=4000)
-    policy: Stage = Stage(steps=6000, batch_size=32)
+    towers: StageSettings = StageSettings(steps=4000)
+    policy: StageSettings = StageSettings(steps=6000, batch_size=32)
     rounds: tuple[Round, ...] = ()
     tower_rate: float = Field(0.3, ge=0, description="of the towers behind their own stage, as a share of the rates")
     dense_weight: float = Field(0.3, ge=0, description="of the towers' targets in the policy's loss")

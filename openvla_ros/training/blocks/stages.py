@@ -21,7 +21,7 @@ from openvla_ros.sim.tasks import TASKS
 from openvla_ros.sim.world import World
 from openvla_ros.training.blocks.packed import DIMENSIONS, PackedInstructions
 from openvla_ros.training.blocks.settings import BlocksSettings
-from openvla_ros.training.blocks.store import Frames
+from openvla_ros.training.blocks.store import ShardFrames
 from openvla_ros.training.blocks.towers import LEAVING, DenseLoss, Heads, initialise
 from openvla_ros.training.blocks.view import STATE, Lens, points
 from openvla_ros.training.forward import ActionLogits
@@ -35,7 +35,7 @@ AUXILIARY = 2.0  # weight of what the prompt's last token says about target, han
 WEIGHTS = (1.0, 1.0, 1.0, 0.3, 0.3, 0.6, 1.5)
 _TARGET = 3  # numbers of a block in STATE
 _HAND = slice(STATE.index("hand_x"), STATE.index("hand_yaw") + 1)  # position and yaw
-Row = dict[str, float]
+LogRow = dict[str, float]
 
 
 class Learner(nn.Module):
@@ -54,7 +54,7 @@ class Learner(nn.Module):
 class Data:
     """Frames as they are learned from, on the CPU. seen: (n, POINTS, 2); wanted: (n, STATE) standardised."""
 
-    frames: Frames
+    frames: ShardFrames
     seen: Tensor
     wanted: Tensor
     centre: NDArray[np.float64]
@@ -67,7 +67,7 @@ class Data:
         self._recent = self.train[self.train >= self.frames.recent]
 
     @classmethod
-    def of(cls, frames: Frames, world: World, before: Data | None = None) -> Data:
+    def of(cls, frames: ShardFrames, world: World, before: Data | None = None) -> Data:
         """before: of the first of these frames. What that held out, and states are standardised by, stays the same."""
         if before is not None:
             centre, scale, held = before.centre, before.scale, before.held_out
@@ -114,14 +114,14 @@ class Towers:
     def __call__(self, index: NDArray[np.int64]) -> Tensor:
         return self.dense(self._learner.model.vision_backbone(self.pixels(index)), index)[0]
 
-    def measure(self, index: NDArray[np.int64]) -> Row:
+    def measure(self, index: NDArray[np.int64]) -> LogRow:
         """Mean errors by name: mm and rad / 1000 and thousandths."""
         state = self.dense(self._learner.model.vision_backbone(self.pixels(index)), index)[1]
         error = (state.cpu() - self.data.wanted[index]).abs().mean(dim=0).numpy() * self.data.scale * 1e3
         return dict(zip(STATE, error.tolist(), strict=True))
 
 
-class Policy(Towers):
+class PolicyStage(Towers):
     """The second stage: action tokens of all instructions for one image, beside the towers' own targets."""
 
     def __init__(
@@ -174,7 +174,7 @@ class Policy(Towers):
         named = F.smooth_l1_loss(self._learner.named(words).float(), wanted[..., :_TARGET], beta=0.1)
         return entropy.sum(dim=-1).mean() + AUXILIARY * told + NAMED * named + self._dense_weight * dense
 
-    def measure(self, index: NDArray[np.int64]) -> Row:
+    def measure(self, index: NDArray[np.int64]) -> LogRow:
         """As of the towers; of actions the mean distance from the labels [bins] and the share of right grippers.
 
         grounding: correlation of what an instruction changes in x with what it should, 0 where all get the same.

@@ -62,7 +62,7 @@ def is_complete(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Frames:
+class ShardFrames:
     """n frames of one or more shards.
 
     actions: (n, instructions, 7) of the expert, raw; states: (n, STATE); proprio: (n, 8); recent: index of the first
@@ -77,7 +77,7 @@ class Frames:
     recent: int
 
     @classmethod
-    def open(cls, sources: Sequence[Sequence[Path]]) -> Frames:
+    def open(cls, sources: Sequence[Sequence[Path]]) -> ShardFrames:
         """Of complete shards, source after source."""
         folders = [folder for source in sources for folder in source]
         arrays = []
