@@ -32,6 +32,7 @@ class Scenario:
         self._operator, self._watcher, self._judge = stage.operator, stage.watcher, stage.judge
         self._seconds = seconds
         self._console = console
+        self.trials: report.Trials = []
 
     def start(self) -> None:
         """Wait for camera and arm, load the model."""
@@ -67,7 +68,8 @@ class Scenario:
             update(now - begin)
             time.sleep(min(0.1, end - now))
         outcome = self._judge.outcome(instruction, 0)
-        watcher.trials.append((watcher.mode, outcome))
+        self.trials.append((watcher.mode, outcome))
+        watcher.judged.append((watcher.mode, f"{instruction}: {report.verdict(outcome)}"))
         watcher.event("done" if outcome.success else "not done")
 
     def _instruct(self, text: str) -> None:
@@ -122,7 +124,7 @@ def run_scenario(graph: GraphSpec, seconds: float, output: Path) -> None:
         scenario.control("non_blocking", with_stop=True)
         stage.change_scene()
         scenario.control("blocking", with_stop=False)
-    trace, trials = stage.watcher.trace, stage.watcher.trials
+    trace, trials = stage.watcher.trace, scenario.trials
     report.print_trials(trials, console)
     report.print_tables(trace, console)
     report.write_summary(trace, trials, output / "summary.json")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from sensor_msgs.msg import Image
 
 import openvla_ros.msg as ours
-from openvla_ros.demo.report import Trials, verdict
 from openvla_ros.images import ImageError
 from openvla_ros.operate.operator import Operator
 from openvla_ros.recording.trace import STATES, Trace
@@ -22,7 +21,7 @@ class Watcher:
         self.instruction = ""
         self.image: Image | None = None  # the newest
         self.state = "waiting"
-        self.trials: Trials = []
+        self.judged: list[tuple[str, str]] = []  # control mode, and what was judged in it, in words
         self.reasons: list[str] = []
         self._operator = operator
         self._video = video
@@ -53,6 +52,6 @@ class Watcher:
             caption = [
                 self.instruction or "(no instruction)",
                 f"{self.mode.replace('_', '-') or 'no'} control, filter {self.state}{why}",
-                "; ".join(f"{told.instruction}: {verdict(told)}" for mode, told in self.trials if mode == self.mode),
+                "; ".join(words for mode, words in self.judged if mode == self.mode),
             ]
             self._video.write(image, conversion.seconds(message.header.stamp), caption)
