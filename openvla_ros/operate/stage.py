@@ -51,16 +51,26 @@ class Stage:
 
     def change_scene(self, number: int | None = None) -> None:
         """Arm in its start pose, blocks as in scene ``number`` or the next one, a filter that starts from there."""
+        self.stop_in_scene(number)
+        self.reset_filter()
+
+    def stop_in_scene(self, number: int | None = None) -> None:
+        """Arm in its start pose, blocks as in scene ``number`` or the next one, the filter stopped."""
         operator, judge, samples = self.operator, self.judge, self.watcher.trace.samples
         if number is not None:
             operator.set_parameters("sim", seed=number)
+        self.wait("the simulator's judgement", lambda: judge.scene is not None)  # a first one tells of no reset
         resets = judge.resets
-        operator.trigger("sim/reset")
+        self._trigger("sim/reset")
         self.wait("the scene", lambda: judge.resets > resets and number in (None, judge.scene))
-        operator.trigger("safety_filter/stop")
+        self._trigger("safety_filter/stop")
         count = len(samples)
-        self.wait("the arm's new place", lambda: len(samples) >= count + _SETTLED)
-        self.reset_filter()
+        self.wait("the arm's new place", lambda: len(samples) > count + _SETTLED)
+
+    def _trigger(self, service: str) -> None:
+        done, why = self.operator.trigger(service)
+        if not done:
+            raise OpenVLAError(f"{service} refused: {why}")
 
     def reset_filter(self) -> None:
         """What the filter has to hear before comes by topic, this by service: ask until it has heard."""

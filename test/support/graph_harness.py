@@ -18,6 +18,7 @@ from openvla_ros.bringup.graph import GraphSpec, sim
 from openvla_ros.bringup.processes import Processes
 from openvla_ros.errors import OpenVLAError
 from openvla_ros.operate.operator import Operator
+from openvla_ros.operate.stage import Stage
 from openvla_ros.operate.watcher import Watcher
 from openvla_ros.ros import qos
 
@@ -52,14 +53,21 @@ class Running:
 
     graph: GraphSpec
     nodes: Processes
-    operator: Operator
-    watcher: Watcher
+    stage: Stage
     domain: int
     log_dir: Path
     said: dict[str, str] = field(default_factory=dict)  # the last diagnostic by node
 
     def __post_init__(self) -> None:
         self.operator.watch(DiagnosticArray, "/diagnostics", qos.STREAM, self._on_diagnostics)
+
+    @property
+    def operator(self) -> Operator:
+        return self.stage.operator
+
+    @property
+    def watcher(self) -> Watcher:
+        return self.stage.watcher
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -68,23 +76,21 @@ class Running:
 
     def wait(self, what: str, condition: Callable[[], bool], timeout: float = 20.0) -> None:
         """Wait for messages that make ``condition`` true; a node that has ended fails the test with its log."""
+        with self._logs_on_failure():
+            self.stage.wait(what, condition, timeout)
 
-        def checked() -> bool:
-            self.nodes.check()
-            return condition()
-
+    @contextmanager
+    def _logs_on_failure(self) -> Iterator[None]:
         try:
-            self.operator.wait_for(what, checked, timeout)
+            yield
         except OpenVLAError as error:
             logs = "".join(self.nodes.log_tail(node.name) for node in self.graph.nodes)
             raise OpenVLAError(f"{error}; diagnostics: {self.said}{logs}") from error
 
     def start_afresh(self) -> None:
         """Arm in its start pose, another scene, and a filter whose target is the measured pose."""
-        assert self.operator.trigger("sim/reset")[0]
-        assert self.operator.trigger("safety_filter/stop")[0]
-        count = len(self.watcher.trace.samples)
-        self.wait("the arm's new place", lambda: len(self.watcher.trace.samples) > count + 10)
+        with self._logs_on_failure():
+            self.stage.stop_in_scene()
         done, why = self.operator.trigger("safety_filter/reset")
         assert done, why
 
@@ -108,9 +114,8 @@ def run_graph(graph: GraphSpec, log_dir: Path, autoconfigure: bool = True) -> It
             patch.setenv(name, value)
         nodes = stack.enter_context(Processes(graph, log_dir=log_dir))
         operator = stack.enter_context(Operator(domain=domain))
-        watcher = Watcher(operator)
-        running = Running(graph, nodes, operator, watcher, domain, log_dir)
-        running.wait("the first arm state", lambda: bool(watcher.trace.samples), START_TIMEOUT)
+        running = Running(graph, nodes, Stage(nodes, operator), domain, log_dir)
+        running.wait("the first arm state", lambda: bool(running.watcher.trace.samples), START_TIMEOUT)
         if autoconfigure:
             operator.transition("policy", "configure", START_TIMEOUT)
         yield running
