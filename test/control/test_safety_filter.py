@@ -28,7 +28,8 @@ def test_an_action_within_all_limits_passes_unchanged_from_the_measured_pose() -
     np.testing.assert_allclose(command.target.position, shifted((0.01, -0.02, 0.005)).position)
     expected = START.moved(np.zeros(3), rpy_to_rotvec(np.array([0.05, 0, -0.1])))
     np.testing.assert_allclose(np.abs(command.target.quaternion @ expected.quaternion), 1.0)
-    assert (command.gripper, command.duration, command.sequence, command.action_sequence) == (0.3, 0.2, 1, 1)
+    assert (command.gripper, command.sequence, command.action_sequence) == (0.3, 1, 1)
+    assert command.duration == pytest.approx(0.3)  # the step's 0.2 s, and 0.1 s from and to rest
     assert command.episode_id == "episode"
 
 
@@ -174,7 +175,7 @@ def test_reset_is_refused_while_the_stop_is_pressed() -> None:
     scene.filter.press(False, scene.now)
     assert scene.filter.state is State.STOPPED
     assert scene.step((0.01, 0, 0)).verdict is Verdict.REFUSED
-    done, _ = scene.filter.reset(scene.now)
+    done, _ = scene.rearm()
     assert done
     assert scene.step((0.01, 0, 0)).verdict is Verdict.ACCEPTED
 
@@ -201,7 +202,7 @@ def test_reset_is_refused_without_a_fresh_arm_state() -> None:
 def test_reset_without_a_stop_changes_nothing() -> None:
     scene = Scene()
     scene.step((0.01, 0, 0))
-    assert scene.filter.reset(scene.now)[0]
+    assert scene.rearm()[0]
     assert scene.filter.state is State.ACTIVE
 
 
@@ -212,7 +213,7 @@ def test_after_a_reset_the_target_is_anchored_at_the_measured_pose() -> None:
     scene.filter.stop("keyboard", scene.now)
     scene.pose = shifted((0, 0.1, 0))
     scene.tick(1.0)
-    assert scene.filter.reset(scene.now)[0]
+    assert scene.rearm()[0]
     decision = scene.step((0.01, 0, 0))
     np.testing.assert_allclose(decision.command.target.position, shifted((0.01, 0.1, 0)).position)
 
@@ -225,7 +226,7 @@ def test_after_a_reset_nothing_moves_on_an_image_from_before_it() -> None:
     scene.tick(0.1)
     old = scene.stamped(action((0.05, 0, 0)))
     scene.tick(0.1)
-    assert scene.filter.reset(scene.now)[0]
+    assert scene.rearm()[0]
     decision = scene.give(old)
     assert decision.verdict is Verdict.REFUSED
     assert codes(decision) == {"stale_observation"}
@@ -246,7 +247,7 @@ def test_after_start_stop_and_long_silence_the_first_steps_are_small() -> None:
     for _ in range(4):
         scene.step((-0.002, 0, 0))
     scene.filter.stop("keyboard", scene.now)
-    scene.filter.reset(scene.now)
+    scene.rearm()
     assert length() == pytest.approx(0.0125)
     for _ in range(2):
         scene.tick(1.0)
@@ -271,7 +272,7 @@ def test_a_clock_that_goes_backwards_stops_and_forgets() -> None:
     assert "clock" in codes(decision)
     assert not scene.filter.reset(scene.now)[0]  # no arm state of this clock yet
     scene.tick(0.02)
-    assert scene.filter.reset(scene.now)[0]
+    assert scene.rearm()[0]
     assert scene.step((0.01, 0, 0)).verdict is Verdict.ACCEPTED
 
 
@@ -432,7 +433,7 @@ def test_the_heartbeat_stops_the_arm_when_the_operator_lets_go() -> None:
     assert scene.tick().state is State.STOPPED  # nobody is there yet
     assert "heartbeat" in scene.filter.reset(scene.now)[1]
     scene.filter.on_heartbeat(scene.now)
-    assert scene.filter.reset(scene.now)[0]
+    assert scene.rearm()[0]
     assert scene.step((0.01, 0, 0)).command is not None
     scene.filter.on_arm_state(arm_state(scene.now + 0.5, scene.pose))
     decision = scene.tick(0.5)

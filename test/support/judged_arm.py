@@ -58,11 +58,13 @@ class JudgedArm:
     default. ``measure``: what becomes of a measurement on its way; None: it is lost.
     """
 
-    def __init__(self, name: str = "wx250s", safety: SafetyConfig | None = None, lag: float = 0.0) -> None:
+    def __init__(
+        self, name: str = "wx250s", safety: SafetyConfig | None = None, lag: float = 0.0, q: Array | None = None
+    ) -> None:
         self.robot, self.model, self.kinematics = parts(name)
         self.safety = safety or config(name)
         self.now, self.lag, self.ticks = 1000.0, lag, 0
-        self.q = self.robot.pose("start")
+        self.q = self.robot.pose("start") if q is None else q
         self.before = self.q.copy()
         self.controller = Trajectory.at_rest(self.q, self.now)
         self.blocked = False
@@ -128,9 +130,7 @@ class JudgedArm:
     def state(self, q: Array) -> ArmState:
         speed = (self.q - self.before) / TICK
         linear, angular = self.kinematics.twist(q, speed)
-        return ArmState(
-            self.now, self.kinematics.forward(q), linear, angular, q, speed, self.gripper, np.zeros(len(q))
-        )
+        return ArmState(self.now, self.kinematics.forward(q), linear, angular, q, speed, self.gripper, np.zeros(len(q)))
 
     def _send(self, sending: Sending | None) -> None:
         if sending is None:

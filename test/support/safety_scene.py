@@ -44,6 +44,13 @@ class Scene:
             self.filter.on_arm_state(replace(arm_state(self.now, self.pose), **self.arm))
         return self.filter.tick(self.now)
 
+    def rearm(self) -> tuple[bool, str]:
+        """`reset`, and if that is done, the deliberate act after it."""
+        answer = self.filter.reset(self.now)
+        if answer[0]:
+            assert self.filter.resume(self.now)[0]
+        return answer
+
     def stamped(self, asked: Action, **changes: Any) -> StampedAction:
         self.sequence += 1
         made = StampedAction(asked, self.now - 0.0002, self.now - 0.0001, 0.2, self.sequence, "episode")

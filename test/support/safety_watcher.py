@@ -14,9 +14,11 @@ from safety_scene import START, arm_state
 from scipy.spatial.transform import Rotation
 
 from openvla_ros.control.safety import Decision, SafetyConfig, SafetyFilter, State, Verdict
+from openvla_ros.control.safety.course import Course
 from openvla_ros.types import Action, ArmState, Command, Pose, StampedAction
 
 EPS = 1e-6
+SAMPLES = 150  # of a course
 ODD = [0.0, -0.0, 5e-324, 1e-310, 0.05, -0.25, 0.9, 3.1, 1e3, 1e308, -1e308, math.nan, math.inf, -math.inf]
 ODD_STEPS = [0.0, 0.001, 0.001, 1.0, 4.0, 4.0, -0.01, -0.04, -0.5, -100.0]  # of the clock [s]
 KINDS = ["action"] * 30 + ["tick", "tick", "stop", "press"] + ["release"] * 5 + ["reset"] * 10
@@ -43,7 +45,7 @@ def random_config(rng: Random) -> SafetyConfig:
     """Any limits, in a box around the start: wide, or so narrow that every step meets a wall, sometimes beside it."""
 
     def log(low: float, high: float) -> float:
-        return math.exp(rng.uniform(math.log(low), math.log(high)))
+        return min(math.exp(rng.uniform(math.log(low), math.log(high))), high)
 
     step, turn = log(0.005, 0.2), log(0.02, 0.8)
     around = [(rng.choice([log(0.01, 0.5), log(0.01, 0.5), -0.005]), log(0.01, 0.5)) for _ in range(3)]
@@ -93,8 +95,9 @@ class Watcher:
         self.latched = False
         self.pressed = False
         self.measured: Pose | None = None
+        self.stamp = -math.inf  # of what is measured
         self.arm_pose = START
-        self.last: tuple[Command, float, float, np.ndarray, np.ndarray] | None = None  # command, at, until, velocities
+        self.last: tuple[Command, float, Course] | None = None  # command, when, and all that is under way
 
     def run(self, rng: Random, events: int) -> None:
         for _ in range(events):
@@ -116,7 +119,7 @@ class Watcher:
             self.both("on_observation", self.now)
         if kind != "reset" or self.latched:  # with nothing to reset, the filter does not even look at the time
             if self.clock - self.now > self.config.clock.backwards_tolerance_s:
-                self.latched, self.clock, self.camera = True, self.now, -math.inf
+                self.latched, self.clock, self.camera, self.stamp = True, self.now, -math.inf, -math.inf
             self.clock = max(self.clock, self.now)
         self.move_arm(arm, values)
         if kind == "reset":
@@ -159,8 +162,8 @@ class Watcher:
             state = None
         if state is not None:
             self.both("on_arm_state", state)
-            if arm != "broken":
-                self.measured = self.arm_pose
+            if arm != "broken" and state.stamp >= self.stamp:  # an older one replaces nothing
+                self.measured, self.stamp = self.arm_pose, state.stamp
 
     def reset(self) -> None:
         was_stopped = self.filter.state is State.STOPPED
@@ -168,6 +171,7 @@ class Watcher:
         assert not (was_stopped and done and self.pressed), "no reset while pressed"
         if done and was_stopped:
             self.latched, self.last = False, None
+            self.both("resume", self.now)
             self.seen["re-armed"] += 1
 
     def check(self, decision: Decision, action: StampedAction | None) -> None:
@@ -197,43 +201,50 @@ class Watcher:
         age = self.clock - action.observation_stamp
         assert 0 - 0.06 <= age <= config.freshness.observation_max_age_s + EPS, "fresh images"
 
-        anchor, time = self.measured, command.duration
-        linear = angular = np.zeros(3)
+        anchor = self.measured
         if self.last is not None:
-            since = self.clock - self.last[1]
-            assert since >= config.rate.min_interval_s, "rate"
-            anchor, time = self.last[0].target, min(command.duration, since)
-            if self.clock < self.last[2]:
-                linear, angular = self.last[3], self.last[4]
+            assert self.clock - self.last[1] >= config.rate.min_interval_s, "rate"
+            anchor = self.last[0].target
         step, turn = anchor.motion_to(command.target)
-
-        for vector, most, fastest, hardest, before in (
-            (step, config.motion.max_step_m, config.motion.max_speed_m_s, config.motion.max_acceleration_m_s2, linear),
-            (
-                turn,
-                config.motion.max_step_rad,
-                config.motion.max_speed_rad_s,
-                config.motion.max_acceleration_rad_s2,
-                angular,
-            ),
-        ):
-            assert np.linalg.norm(vector) <= most + EPS, "step"
-            assert np.linalg.norm(vector) <= fastest * time + EPS, "speed"
-            velocity = np.where(np.abs(vector) < 1e-9, 0, vector) / time
-            braking = (np.sign(velocity) * np.sign(before) >= 0) & (np.abs(velocity) <= np.abs(before))
-            assert np.linalg.norm((velocity - before)[~braking]) <= hardest * time + 1e-4, "acceleration"
-
+        assert np.linalg.norm(step) <= config.motion.max_step_m + EPS, "step"
+        assert np.linalg.norm(turn) <= config.motion.max_step_rad + EPS, "step"
         self.check_direction(decision, asked, step, turn)
         self.check_place(anchor, command.target)
         assert config.camera.timeout_s is None or self.clock - self.camera <= config.camera.timeout_s, "camera"
-        assert config.duration.min_s <= command.duration <= config.duration.max_s, "duration"
+        course = self.filter._accepted.course
+        self.check_course(anchor, course)
+        longest = max(config.duration.max_s, 0.0 if self.last is None else self.last[2].end - self.clock)
+        assert config.duration.min_s <= course.steps[-1].duration <= longest + EPS, "duration"
         assert config.gripper.min <= command.gripper <= config.gripper.max, "gripper"
         if decision.verdict is Verdict.ACCEPTED:
             assert passed is asked, "accepted is unchanged"
             assert not any(report.rule not in ("freeze", "arm_state") for report in decision.reports), "all told"
-        self.last = (command, self.clock, self.clock + command.duration, step / time, turn / time)
+        self.last = (command, self.clock, course)
         self.seen["moved"] += 1
         self.seen["narrowed"] += decision.verdict is Verdict.LIMITED
+
+    def check_course(self, anchor: Pose, course: Course) -> None:
+        """What is commanded over time, from finite differences, whose means no instant's limit may exceed."""
+        config, begin = self.config, self.clock + self.config.motion.lead_s
+        times = np.linspace(begin, course.end, SAMPLES)
+        dt, points = times[1] - times[0], course.positions(times)
+        rotations = Rotation.from_quat(course.quaternions(times))
+        velocities = np.diff(points, axis=0) / dt
+        turning = (rotations[1:] * rotations[:-1].inv()).as_rotvec() / dt
+        limits = config.motion
+        assert np.linalg.norm(velocities, axis=1).max() <= limits.max_speed_m_s * (1 + EPS) + EPS, "speed"
+        assert np.linalg.norm(turning, axis=1).max() <= limits.max_speed_rad_s * 1.02 + EPS, "speed"
+        harder = np.linalg.norm(np.diff(velocities, axis=0), axis=1).max() / dt
+        assert harder <= limits.max_acceleration_m_s2 * (1 + 1e-4) + 1e-6 / dt, "acceleration"
+        harder = np.linalg.norm(np.diff(turning, axis=0), axis=1).max() / dt
+        assert harder <= limits.max_acceleration_rad_s2 * 1.05 + 1e-6 / dt, "acceleration"
+        before = anchor.position if self.last is None else self.last[2].positions(np.array([begin]))[0]
+        assert np.allclose(points[0], before, atol=1e-9), "a course goes on from the one before"
+        for side, low, high in zip(points.T, config.workspace.lower_m, config.workspace.upper_m, strict=True):
+            assert min(low, side[0]) - EPS <= side.min() <= side.max() <= max(high, side[0]) + EPS, "workspace"
+        for box in config.keep_out:
+            depths = np.minimum(points - box.lower_m, np.array(box.upper_m) - points).min(axis=1)
+            assert depths.max() <= max(0.0, depths[0]) + EPS, "keep out"
 
     def check_direction(self, decision: Decision, asked: Action, step: np.ndarray, turn: np.ndarray) -> None:
         """Scaled, never turned; at a wall only components are shortened."""
@@ -261,12 +272,13 @@ class Watcher:
 
         assert (outside(target) <= outside(anchor) + EPS).all(), "workspace"
         assert self.measured is not None
-        (before, turn_before), (after, turn_after) = self.measured.motion_to(anchor), self.measured.motion_to(target)
+        commanded = anchor if self.last is None else self.last[2].at(self.clock)
+        (lag, turned), (step, turn) = self.measured.motion_to(commanded), anchor.motion_to(target)
         tracking = self.config.tracking
-        assert np.linalg.norm(after) <= max(tracking.max_error_m, float(np.linalg.norm(before))) + EPS, "tracking"
-        assert np.linalg.norm(turn_after) <= max(tracking.max_error_rad, float(np.linalg.norm(turn_before))) + EPS, (
-            "tracking"
-        )
+        most = max(tracking.max_error_m, float(np.linalg.norm(lag)))
+        assert np.linalg.norm(lag + step) <= most + EPS, "tracking"
+        angle = (Rotation.from_rotvec(turn) * Rotation.from_rotvec(turned)).magnitude()
+        assert angle <= max(tracking.max_error_rad, float(np.linalg.norm(turned))) + EPS, "tracking"
         for keep_out in self.config.keep_out:
             deep = [
                 float(np.minimum(p.position - keep_out.lower_m, np.array(keep_out.upper_m) - p.position).min())

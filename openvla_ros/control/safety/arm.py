@@ -104,22 +104,25 @@ class Approach:
     def __init__(self, slow_down: float, stop: float, approach_s: float) -> None:
         self._slow_down, self._stop, self._time = slow_down, stop, approach_s
 
-    def excess(self, path: JointPath, of: Callable[[Posture], Array]) -> tuple[Array, Array]:
-        """How much too far each value falls along a path; not above 0: allowed. And the least that each gets to.
+    def excess(self, path: JointPath, of: Callable[[Posture], Array]) -> Array:
+        """How much too far each value falls between two points of a path, at most; not above 0: allowed.
 
         A value that gets no lower than without the step that is judged is no objection to that step.
         """
-        before, least = np.asarray(of(path.postures[0])), _least(path, of)
-        falls = np.minimum(before, self._slow_down) - least  # what is above the band does not count
-        most = np.maximum(least - self._stop, 0.0) * (path.duration / self._time)
-        excess = np.where((least >= self._slow_down) | (falls <= 1e-9), 0.0, falls - most)
+        values = _along(path, of)
+        before, after = values[:-1], values[1:]
+        times = np.diff(path.times).reshape(-1, *[1] * (values.ndim - 1))
+        falls = np.minimum(before, self._slow_down) - after  # what is above the band does not count
+        most = np.maximum(after - self._stop, 0.0) * (times / self._time)
+        excess = np.where((after >= self._slow_down) | (falls <= 1e-9), 0.0, falls - most).max(axis=0)
         if (excess > 0).any() and (remainder := path.remainder()) is not None:
-            excess = np.where(least >= _least(remainder, of) - 1e-9, 0.0, excess)
-        return excess, least
+            excess = np.where(values.min(axis=0) >= _along(remainder, of).min(axis=0) - 1e-9, 0.0, excess)
+        return excess
 
 
-def _least(path: JointPath, of: Callable[[Posture], Array]) -> Array:
-    return np.min([of(posture) for posture in path.postures], axis=0)
+def _along(path: JointPath, of: Callable[[Posture], Array]) -> Array:
+    """(k + 1, ...) a value at each point of a path."""
+    return np.array([of(posture) for posture in path.postures])
 
 
 def arm_model_problem(state: ArmState, model: ArmModel) -> str:

@@ -380,6 +380,8 @@ class SafetyFilter:
         translation = np.array(action.action.translation, dtype=np.float64)
         rotvec = geometry.to_rotvec(geometry.from_rpy(action.action.rotation))
         start = self._now + self._config.motion.lead_s
+        if self._accepted:  # in order, or the course would leave the targets' hull, and with it the workspace
+            start = max([start, *(step.start for step in self._accepted.course.steps[-1:])])
         return Motion(anchor, translation, rotvec, float(action.action.gripper), start, float(action.duration))
 
     def _narrow(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:

@@ -56,6 +56,6 @@ def _worst(approach: Approach, path: JointPath, of: Callable[[Posture], Array]) 
     """Which of the values comes too near somewhere along the path, None if none does."""
     if len(of(path.postures[0])) == 0:
         return None
-    excess, _ = approach.excess(path, of)
+    excess = approach.excess(path, of)
     worst = int(excess.argmax())
     return worst if excess[worst] > 0 else None

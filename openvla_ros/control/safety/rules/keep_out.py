@@ -33,9 +33,10 @@ class KeepOut:
         reports = []
         for box in self._boxes:
             lower, upper = np.array(box.lower_m) - _CLEARANCE, np.array(box.upper_m) + _CLEARANCE
-            if not _meets(before + added, lower, upper):
+            ends = float(_depths(before[-1:], lower, upper)[0])
+            if not _meets(before + added, lower, upper, ends):
                 continue
-            share = _share(before, added, lower, upper)
+            share = _share(before, added, lower, upper, ends)
             asked = length(motion.translation)
             motion, added = motion.with_translation(share * motion.translation), share * added
             allowed = length(motion.translation)
@@ -43,11 +44,11 @@ class KeepOut:
         return motion, reports
 
 
-def _share(before: Array, added: Array, lower: Array, upper: Array) -> float:
+def _share(before: Array, added: Array, lower: Array, upper: Array, ends: float) -> float:
     """How much of ``added`` (m, 3) goes on top of ``before`` (m, 3) outside the box; 0 where that meets it anyway."""
-    if _meets(before, lower, upper):
+    if _meets(before, lower, upper, ends):
         return 0.0
-    return largest_share(lambda share: not _meets(before + share * added, lower, upper))
+    return largest_share(lambda share: not _meets(before + share * added, lower, upper, ends))
 
 
 def _times(course: Course, start: float) -> Array:
@@ -57,12 +58,15 @@ def _times(course: Course, start: float) -> Array:
     return np.union1d(changes, even)
 
 
-def _meets(points: Array, lower: Array, upper: Array) -> bool:
-    """Whether the line through points (m, 3) enters the box; from inside, whether it goes deeper or stays."""
+def _meets(points: Array, lower: Array, upper: Array, ends: float) -> bool:
+    """Whether the line through points (m, 3) enters the box; from inside, whether it goes deeper or stays.
+
+    ends: how deep it ends without the step that is judged [m]: it must not end deeper with it.
+    """
     depths = _depths(points, lower, upper)
     inside = depths[0] > 0
     if inside:
-        return bool(depths.max() > depths[0] + 1e-9 or depths[-1] >= depths[0])
+        return bool(depths.max() > depths[0] + 1e-9 or depths[-1] >= depths[0] or depths[-1] > max(ends, 0.0) + 1e-9)
     if (np.maximum(points.min(axis=0), lower) > np.minimum(points.max(axis=0), upper)).any():
         return False  # far away
     return bool(_enters(points[:-1], np.diff(points, axis=0), lower, upper).any())

@@ -52,7 +52,7 @@ class Pace:
                 return best, []
         reports = []
         for kind in ("translation", "rotation"):
-            tightest = min((b for b in bounds if b.detail.startswith(kind)), key=lambda bound: bound.share)
+            tightest = min((b for b in bounds if b.detail.startswith(kind)), key=lambda bound: round(bound.share, 6))
             if tightest.share >= 1 - TOLERANCE:
                 continue
             reports.append(RuleReport(tightest.code, tightest.detail, tightest.asked, tightest.allowed, tightest.limit))
@@ -77,17 +77,17 @@ class Pace:
         window = before.window
         moments = _moments(before, step)
         middles = (moments[1:] + moments[:-1]) / 2
-        velocities, accelerations = before.velocities(moments), before.accelerations(middles)
+        twists, accelerations = before.twists(moments), before.accelerations(middles)
         rates, growths = step.rate(moments, window), step.growth(middles, window)
         limits, share = self._motion, self._ramp.share(context)
         # Turning about two axes at once adds their cross product to the acceleration.
-        cross = float(np.abs(rates).max() * np.linalg.norm(motion.rotvec) * np.sqrt((velocities[1] ** 2).sum(1)).max())
+        cross = float(np.abs(rates).max() * np.linalg.norm(motion.rotvec) * np.sqrt((twists[:, 3:] ** 2).sum(1)).max())
         hardest = max(limits.max_acceleration_rad_s2 - cross, 0.0)
         code, why = (ramp_in.CODE, "motion has just begun") if share < 1 else (SPEED, "fastest")
         return [
-            _bound(code, f"translation [m/s] scaled: {why}", velocities[0], rates, motion.translation,
+            _bound(code, f"translation [m/s] scaled: {why}", twists[:, :3], rates, motion.translation,
                    share * limits.max_speed_m_s),
-            _bound(code, f"rotation [rad/s] scaled: {why}", velocities[1], rates, motion.rotvec,
+            _bound(code, f"rotation [rad/s] scaled: {why}", twists[:, 3:], rates, motion.rotvec,
                    share * limits.max_speed_rad_s),
             _bound(ACCELERATION, "translation [m/s^2] scaled", accelerations[0], growths, motion.translation,
                    limits.max_acceleration_m_s2),

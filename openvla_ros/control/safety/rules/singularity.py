@@ -20,7 +20,7 @@ class Singularity:
         self._approach = Approach(band.slow_down, band.stop, band.approach_s)
 
     def __call__(self, path: JointPath, context: Context) -> Objection | None:
-        excess, _ = self._approach.excess(path, lambda posture: np.array(posture.singular_value))
+        excess = self._approach.excess(path, lambda posture: np.array(posture.singular_value))
         if excess <= 0:
             return None
         return Objection(CODE, "close to a singularity, smallest singular value: step cut", self._stop, _least)
