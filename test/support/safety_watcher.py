@@ -244,7 +244,8 @@ class Watcher:
             assert min(low, side[0]) - EPS <= side.min() <= side.max() <= max(high, side[0]) + EPS, "workspace"
         for box in config.keep_out:
             depths = np.minimum(points - box.lower_m, np.array(box.upper_m) - points).min(axis=1)
-            assert depths.max() <= max(0.0, depths[0]) + EPS, "keep out"
+            # From inside: out, but for what the depth rises between two points that are looked at.
+            assert depths.max() <= (depths[0] + 1e-3 if depths[0] > 0 else EPS), "keep out"
 
     def check_direction(self, decision: Decision, asked: Action, step: np.ndarray, turn: np.ndarray) -> None:
         """Scaled, never turned; at a wall only components are shortened."""
