@@ -1,4 +1,4 @@
-"""Makes the keyboard an e-stop: any key stops the arm, r re-arms, q quits. Shows, live, what holds the arm and why.
+"""Makes the keyboard an e-stop: any key stops the arm, r re-arms, g goes on, q quits. Shows, live, what holds the arm.
 
 Ctrl-C, and closing the terminal, stop too. Not a substitute for the hardware e-stop, which needs neither this machine
 nor its network.
@@ -81,7 +81,7 @@ class Station:
         self._pressed = False  # by us
         self._shown = ""  # the last line of the history
         self._keys = 0  # that did something
-        self._answer = ""  # to the last reset, not shown yet
+        self._answer = ""  # to the last request, not shown yet
         operator.watch(SafetyStatus, "safety_status", qos.STATUS, self._on_status)
 
     def _on_status(self, message: ours.SafetyStatus) -> None:
@@ -89,7 +89,9 @@ class Station:
 
     def run(self) -> None:
         """Until q, Ctrl-C or the end of the terminal."""
-        self._print("any key: STOP    r: re-arm    q: quit" + ("    (heartbeat on)" if self._heartbeat else ""))
+        self._print(
+            "any key: STOP    r: re-arm    g: go on    q: quit" + ("    (heartbeat on)" if self._heartbeat else "")
+        )
         try:
             while self._obey(self._key()):
                 if self._heartbeat:
@@ -114,6 +116,8 @@ class Station:
             return False
         if typed == b"r":
             self.reset()
+        elif typed == b"g":
+            self.resume()
         elif typed is not None:
             self.stop()
         return typed != b""
@@ -129,15 +133,22 @@ class Station:
         if self._pressed:
             self._operator.e_stop(False)
             self._pressed = False
-        self._keys += 1
-        threading.Thread(target=self._ask_for_reset, args=(self._keys,), daemon=True).start()
+        self._ask("safety_filter/reset")
 
-    def _ask_for_reset(self, keys: int) -> None:
+    def resume(self) -> None:
+        """The second, deliberate act: where our own stop is pressed it changes nothing."""
+        self._ask("safety_filter/resume")
+
+    def _ask(self, service: str) -> None:
+        self._keys += 1
+        threading.Thread(target=self._trigger, args=(service, self._keys), daemon=True).start()
+
+    def _trigger(self, service: str, keys: int) -> None:
         try:
             # The release and the request travel on different paths: the filter must have the release first.
             with contextlib.suppress(OpenVLAError):
                 self._operator.wait_for("the release", lambda: self._status and not self._status.stop_pressed, 0.5)
-            answer = self._operator.trigger("safety_filter/reset", 2.0)[1]
+            answer = self._operator.trigger(service, 2.0)[1]
         except OpenVLAError as error:
             answer = str(error)
         if keys == self._keys:  # else it was true before the last key
@@ -152,7 +163,7 @@ class Station:
                 self._operator.e_stop(False, delivered_within=1.0)
         self._show()
         if self._status is not None and self._status.state == self._status.STOPPED:
-            self._print("the arm stays stopped; 'openvla-ros reset' re-arms")
+            self._print("the arm stays stopped; 'openvla-ros reset' re-arms, 'openvla-ros resume' goes on")
 
     def _is_latched(self) -> bool:
         status = self._status

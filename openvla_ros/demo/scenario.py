@@ -90,6 +90,9 @@ class Scenario:
         watcher.event("e-stop released")
         self._stage.reset_filter()
         watcher.event("reset")
+        self._stage.wait("the pause after a reset", lambda: watcher.state == "paused")
+        self._stage.resume()
+        watcher.event("resumed")
 
     @contextlib.contextmanager
     def _progress(self, title: str) -> Iterator[Callable[[float], None]]:

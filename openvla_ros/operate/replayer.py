@@ -245,6 +245,7 @@ class Replayer:
             duration=conversion.duration_msg(duration),
             instruction=instruction,
             unnorm_key=unnorm_key,
+            control_since=conversion.time_msg(self._begun),
         )
         message.header.stamp = now
         message.header.frame_id = self._plan.base_frame

@@ -79,3 +79,7 @@ class Stage:
             if time.monotonic() > deadline:
                 raise OpenVLAError(f"the safety filter could not be reset: {answer[1]}")
             time.sleep(0.05)
+
+    def resume(self) -> None:
+        """The deliberate act after a reset, for a policy that is active already."""
+        self._trigger("safety_filter/resume")

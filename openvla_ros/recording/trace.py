@@ -30,7 +30,7 @@ HOPS = (
 
 # By the numbers of msg/SafetyStatus.msg and msg/ArmState.msg.
 VERDICTS = {1: "accepted", 2: "limited", 3: "refused"}
-STATES = {0: "waiting", 1: "active", 2: "holding", 3: "STOPPED"}
+STATES = {0: "waiting", 1: "active", 2: "holding", 3: "STOPPED", 4: "paused"}
 ARRIVED = 2
 OUTCOMES = {2: "arrived", 3: "timed out", 4: "refused by the driver", 5: "held"}
 

@@ -68,6 +68,8 @@ class Graph:
         deadline = time.monotonic() + 10
         while not self.operator.trigger("safety_filter/reset")[0]:
             assert time.monotonic() < deadline, self.operator.trigger("safety_filter/reset")
+        done, why = self.operator.trigger("safety_filter/resume")
+        assert done, why
         self.wait_for_state(ours.SafetyStatus.HOLDING)
 
 
@@ -151,13 +153,15 @@ def test_a_key_stops_r_re_arms_q_leaves_it_stopped(graph: Graph) -> None:
         graph.wait_for_state(ours.SafetyStatus.STOPPED)
         terminal.wait_for("STOPPED (pressed)")
         terminal.type(b"r")
-        terminal.wait_for("HOLDING")
+        terminal.wait_for("PAUSED")
         assert not graph.status.stop_pressed
+        terminal.type(b"g")
+        terminal.wait_for("HOLDING")
         for key in (b"x", b"\x1b[A", b"\n", b"qr"):  # two keys at once are panic, whichever they are
             terminal.type(key)
             graph.wait_for_state(ours.SafetyStatus.STOPPED)
             terminal.type(b"r")
-            graph.wait_for_state(ours.SafetyStatus.HOLDING)
+            graph.wait_for_state(ours.SafetyStatus.PAUSED)
         terminal.type(b" ")
         graph.wait_for_state(ours.SafetyStatus.STOPPED)
         terminal.type(b"q")
@@ -221,7 +225,7 @@ def test_a_button_that_died_pressed_is_released_on_purpose(graph: Graph) -> None
     assert "still pressed" in refused.stdout
     done = subprocess.run([*reset, "--release"], cwd="/", capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done
-    graph.wait_for_state(ours.SafetyStatus.HOLDING)
+    graph.wait_for_state(ours.SafetyStatus.PAUSED)
 
 
 def test_the_heartbeat_ends_with_the_terminal(graph: Graph) -> None:
@@ -236,10 +240,10 @@ def test_the_heartbeat_ends_with_the_terminal(graph: Graph) -> None:
         with estop("--heartbeat") as terminal:
             terminal.wait_for("STOPPED")
             terminal.type(b"r")
-            graph.wait_for_state(ours.SafetyStatus.HOLDING)
+            graph.wait_for_state(ours.SafetyStatus.PAUSED)
             count = graph.statuses
             graph.operator.wait_for("two seconds of it", lambda: graph.statuses > count + 40, 10)
-            assert graph.status.state == ours.SafetyStatus.HOLDING
+            assert graph.status.state == ours.SafetyStatus.PAUSED
             terminal.type(b"q")
             assert terminal.end() == 0
         graph.wait_for_state(ours.SafetyStatus.STOPPED)
@@ -274,7 +278,7 @@ def test_stop_signal(graph: Graph) -> None:
     assert "SIGUSR1" in graph.said
     done, why = graph.operator.trigger("safety_filter/reset")
     assert done, why
-    graph.wait_for_state(ours.SafetyStatus.HOLDING)
+    graph.wait_for_state(ours.SafetyStatus.PAUSED)
 
 
 def test_a_restarted_filter_waits_for_a_reset(graph: Graph) -> None:

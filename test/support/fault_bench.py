@@ -146,11 +146,13 @@ class Bench:
         self.running.activate("non_blocking")
 
     def reset(self, timeout: float = 15.0) -> None:
-        """`~/reset`, as soon as nothing stands in the way."""
+        """`~/reset`, as soon as nothing stands in the way, and `~/resume`."""
         deadline = time.monotonic() + timeout
         while not (answer := self.running.operator.trigger("safety_filter/reset"))[0]:
             assert time.monotonic() < deadline, answer[1]
             self.wait("another status", self._next_status(), 5)
+        done, why = self.running.operator.trigger("safety_filter/resume")
+        assert done, why
 
     def _next_status(self) -> object:
         before = self.status
