@@ -89,9 +89,8 @@ class Station:
 
     def run(self) -> None:
         """Until q, Ctrl-C or the end of the terminal."""
-        self._print(
-            "any key: STOP    r: re-arm    g: go on    q: quit" + ("    (heartbeat on)" if self._heartbeat else "")
-        )
+        heartbeat = "    (heartbeat on)" if self._heartbeat else ""
+        self._print(f"any key: STOP    r: re-arm    g: go on after that    q: quit{heartbeat}")
         try:
             while self._obey(self._key()):
                 if self._heartbeat:

@@ -30,6 +30,7 @@ _RANGE_SLACK = 0.02  # [rad] beyond a joint's range, where the arm stands there 
 _SETTLED = 0.5  # [s] at rest after which an arm that is elsewhere is not on its way any more
 _LET_GO_SPEED = 0.3  # [rad/s] of the fastest joint
 _MOVED = 0.06  # [rad] of a joint that nobody commanded
+_STAYS = 0.5  # [s] that a hold reaches beyond rest
 _DRIFTING = 0.1  # [rad/s] of a joint that is at rest by what it is told
 
 
@@ -318,17 +319,16 @@ class Driver:
         told, limits = self._told, self._robot.cartesian_limits
         if told is not None and not told.rests(now):
             linear, angular = limits.max_linear_acceleration, limits.max_angular_acceleration
-            self._told = braked(told, now, self._kinematics.twist, linear, angular)
+            self._told = _and_stays(braked(told, now, self._kinematics.twist, linear, angular))
             return Sending(self._told)
         if self._displaced or not self._is_fresh(now) or self._state is None:
             return None
         q, qd = self._state.joint_positions, self._state.joint_velocities
         if abs(qd).max() > _DRIFTING and (told is None or abs(told.last - q).max() > _MOVED):
-            self._told = self._stopped_from(q, qd, now)  # somebody else moves it
-        elif told is None:
-            self._told = Trajectory.at_rest(self._within_range(q), now)
+            self._told = _and_stays(self._stopped_from(q, qd, now))  # somebody else moves it
         else:
-            self._told = Trajectory.at_rest(told.last, now)
+            place = self._within_range(q) if told is None else told.last
+            self._told = _and_stays(Trajectory.at_rest(place, now))
         return Sending(self._told)
 
     def _stopped_from(self, q: Array, qd: Array, now: float, within: float = 0.1) -> Trajectory:
@@ -404,3 +404,12 @@ class Driver:
     def _end(self, outcome: Outcome, detail: str) -> None:
         self.outcome, self.detail = outcome, detail
         self.outcome_stamp = 0.0 if self._state is None else self._state.stamp
+
+
+def _and_stays(told: Trajectory) -> Trajectory:
+    """With a point at the end that is still to come when the controller gets it: it rejects a trajectory that is over."""
+    return Trajectory(
+        np.append(told.times, told.end + _STAYS),
+        np.vstack([told.positions, told.last]),
+        np.vstack([told.velocities, np.zeros_like(told.last)]),
+    )

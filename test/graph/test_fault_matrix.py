@@ -106,12 +106,19 @@ def test_driver_hangs(bench: Bench) -> None:
 
 
 def test_arm_killed(bench: Bench) -> None:
-    """Hazard: the arm's own driver dies (and here the camera with it): commands into the void, then a jump."""
+    """Hazard: the arm's own driver dies (and here the camera with it): commands into the void, then a jump; and the arm
+    is elsewhere when it comes back."""
+    bench.wait("the far side", lambda: bench.actions.y > 0.05)
     bench.kill("sim")
     bench.wait_for_state(ours.SafetyStatus.WAITING)
     bench.wait_to_hear("status", "arm_state")
     bench.wait_to_hear("policy", "arm state is")
     bench.restart("sim")
+    bench.wait_for_state(STOPPED)
+    bench.wait_to_hear("status", "displaced")
+    sent = bench.actions.sent
+    bench.wait("actions, refused", lambda: bench.actions.sent > sent + 3)
+    bench.reset()
     bench.wait_for_motion()
 
 

@@ -206,3 +206,15 @@ def test_another_arm_stands_in_the_same_scene(name):
     state = world.joint_state()
     assert state.names == (*robot.joint_names, *(f.name for f in robot.gripper.fingers))
     np.testing.assert_allclose(state.positions[-2:], 0.0, atol=2e-3)
+
+
+@pytest.mark.parametrize("joint", range(6))
+def test_an_arm_at_rest_comes_to_rest_again_after_a_jolt(world, joint):
+    """Hazard: a motor model that trembles for ever; a test, or an evaluation, of an arm that is never still."""
+    world.reset(0)
+    dofs = world.model.jnt_dofadr[[world.model.joint(name).id for name in ROBOT.joint_names]]
+    for jolt in (0.3, 0.5, 1.0):
+        world.data.qvel[dofs[joint]] += jolt
+        for _ in range(250):
+            world.step()
+        assert abs(world.data.qvel[dofs]).max() < 0.01

@@ -139,15 +139,11 @@ class JudgedArm:
         # As the controller does it: from its own state at the moment, through the points that are still to come.
         q, qd = self.controller.at(self.now)
         later = told.times > self.now + 1e-9
-        if later.any():
-            times = np.concatenate([[self.now], told.times[later]])
-            speeds = told.velocities[later].copy()
-            speeds[-1] = 0.0
-            self.controller = Trajectory(times, np.vstack([q, told.positions[later]]), np.vstack([qd, speeds]))
-        else:
-            self.controller = Trajectory(
-                np.array([self.now, self.now + 0.02]), np.stack([q, told.last]), np.stack([qd, np.zeros_like(qd)])
-            )
+        assert later.any(), "a controller rejects what is over"
+        times = np.concatenate([[self.now], told.times[later]])
+        speeds = told.velocities[later].copy()
+        speeds[-1] = 0.0
+        self.controller = Trajectory(times, np.vstack([q, told.positions[later]]), np.vstack([qd, speeds]))
         if sending.gripper is not None:
             self.gripper_target = sending.gripper
 

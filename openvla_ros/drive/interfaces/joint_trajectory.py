@@ -10,8 +10,6 @@ from openvla_ros.robots.description import RobotDescription
 from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Array
 
-_AT_ONCE = 0.02  # [s] to a position that the controller should have already
-
 
 @dataclass(frozen=True, slots=True)
 class ArmTrajectory:
@@ -47,8 +45,6 @@ def _check(name: str, values: Array, shape: tuple[int, ...]) -> None:
 
 def arm_trajectory(robot: RobotDescription, told: Trajectory) -> ArmTrajectory:
     """What the arm is told from the first moment of ``told`` on. The controller has its own state there: no point."""
-    if len(told.times) == 1:
-        return ArmTrajectory(robot.joint_names, np.array([_AT_ONCE]), told.positions, told.velocities)
     times = told.times[1:] - told.start
     velocities = told.velocities[1:].copy()
     velocities[-1] = 0.0
