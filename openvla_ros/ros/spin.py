@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 
 import rclpy
@@ -19,6 +22,7 @@ from openvla_ros.ros import parameters, timers
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 _LOOK = 0.1  # [s] after which a node without any work notices that it is to end
+_GRACE = 0.5  # [s] that the callback in hand, or the node's constructor, then has to return
 
 
 def _die_with_parent() -> None:
@@ -31,7 +35,10 @@ def _die_with_parent() -> None:
 
 
 class _Ending:
-    """The first signal ends the node, where it next runs Python. A second one must not cut the end short.
+    """The first signal ends the node, between two callbacks. A second one must not cut the end short.
+
+    An exception that a signal raises anywhere leaves things half done (a recording without its end), or reaches C++
+    code that can't pass it on. Only a callback that does not return within _GRACE gets one: it waits for the model, say.
 
     `ros2 launch` passes on the Ctrl-C that the terminal has sent already. rclpy's own handlers shut the context down
     from a thread beside whatever the node is doing: once in some hundreds of times a node hung in its end, or never
@@ -39,28 +46,46 @@ class _Ending:
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self.asked = False
+        signal.signal(signal.SIGALRM, self._on_alarm)
         for number in _ENDS:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self.ignore_signals()
-        self._asked = True
+        self._ignore_signals()
+        self.asked = True
+        signal.setitimer(signal.ITIMER_REAL, _GRACE)
+
+    def _on_alarm(self, number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    def ignore_signals(self) -> None:
+    def _ignore_signals(self) -> None:
         for number in _ENDS:
             signal.signal(number, signal.SIG_IGN)
 
-    def look(self) -> None:
-        if self._asked:  # the exception was lost: Python drops those that reach it in a destructor
-            raise KeyboardInterrupt
+    def begin(self) -> None:
+        """From now on nothing is interrupted."""
+        self._ignore_signals()
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def run(make: Callable[[], Node]) -> int:
-    """Spin ``make()`` until a signal ends it. Exit status 2 for a configuration that can't work."""
+    """Spin ``make()`` until a signal ends it. Exit status 2 for a configuration that can't work.
+
+    Does not return while other threads run: the process ends in here.
+    """
     _die_with_parent()
-    ending = _Ending()
+    try:
+        status = _spin(make, _Ending())
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    _leave_threads(status)
+    return status
+
+
+def _spin(make: Callable[[], Node], ending: _Ending) -> int:
     node: Node | None = None
     try:
         try:
@@ -70,19 +95,37 @@ def run(make: Callable[[], Node]) -> int:
         except OpenVLAError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 2
-        timers.every(node, _LOOK, ending.look)  # a signal does not wake an executor that waits
+        timers.every(node, _LOOK, lambda: None)  # a signal does not wake an executor that waits
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        executor.spin()
+        while not ending.asked:
+            executor.spin_once()
+        ending.begin()  # in here, so that an interrupt that comes just now can't skip what follows
     except KeyboardInterrupt:
         pass
     finally:
-        ending.ignore_signals()
-        if node is not None:
-            getattr(node, "close", lambda: None)()
-            node.destroy_node()
-        rclpy.try_shutdown()
+        ending.begin()
+        with contextlib.ExitStack() as last:  # in reverse: the node's own end comes first, whatever fails after it
+            last.callback(rclpy.try_shutdown)
+            if node is not None:
+                last.callback(node.destroy_node)
+                last.callback(getattr(node, "close", lambda: None))
     return 0
+
+
+def _leave_threads(status: int) -> None:
+    """End the process here if a thread still runs: a model that loads, an inference, a library's own.
+
+    Nothing stops a thread in native code, and Python's usual end does not wait for a daemon's: it takes the interpreter
+    away and unwinds the thread when it comes back, through C++ code that must not be unwound ("terminate called", status
+    -6). All that must be closed is closed by now, so that nothing is lost with what Python would still do.
+    """
+    if threading.active_count() == 1:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
 
 
 def _init() -> None:
