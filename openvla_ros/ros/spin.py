@@ -38,7 +38,7 @@ class _Ending:
     """The first signal ends the node, between two callbacks. A second one must not cut the end short.
 
     An exception that a signal raises anywhere leaves things half done (a recording without its end), or reaches C++
-    code that can't pass it on. Only a callback that does not return within _GRACE gets one: it waits for the model, say.
+    code that can't pass it on. Only a callback that does not return within _GRACE gets one: say, it waits for a model.
 
     `ros2 launch` passes on the Ctrl-C that the terminal has sent already. rclpy's own handlers shut the context down
     from a thread beside whatever the node is doing: once in some hundreds of times a node hung in its end, or never
@@ -47,27 +47,29 @@ class _Ending:
 
     def __init__(self) -> None:
         self.asked = False
+        self._begun = False
         signal.signal(signal.SIGALRM, self._on_alarm)
         for number in _ENDS:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self._ignore_signals()
-        self.asked = True
-        signal.setitimer(signal.ITIMER_REAL, _GRACE)
+        if not self.asked and not self._begun:
+            self.asked = True
+            signal.setitimer(signal.ITIMER_REAL, _GRACE)
 
     def _on_alarm(self, number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    def _ignore_signals(self) -> None:
-        for number in _ENDS:
-            signal.signal(number, signal.SIG_IGN)
+        if not self._begun:
+            raise KeyboardInterrupt
 
     def begin(self) -> None:
         """From now on nothing is interrupted."""
-        self._ignore_signals()
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        self._begun = True
         signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+    def over(self) -> None:
+        """Python takes its handlers away at its own end. Not earlier: one that comes just now is an error to it."""
+        for number in _ENDS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def run(make: Callable[[], Node]) -> int:
@@ -76,12 +78,14 @@ def run(make: Callable[[], Node]) -> int:
     Does not return while other threads run: the process ends in here.
     """
     _die_with_parent()
+    ending = _Ending()
     try:
-        status = _spin(make, _Ending())
+        status = _spin(make, ending)
     except Exception:
         traceback.print_exc()
         status = 1
     _leave_threads(status)
+    ending.over()
     return status
 
 
@@ -117,8 +121,8 @@ def _leave_threads(status: int) -> None:
     """End the process here if a thread still runs: a model that loads, an inference, a library's own.
 
     Nothing stops a thread in native code, and Python's usual end does not wait for a daemon's: it takes the interpreter
-    away and unwinds the thread when it comes back, through C++ code that must not be unwound ("terminate called", status
-    -6). All that must be closed is closed by now, so that nothing is lost with what Python would still do.
+    away and unwinds the thread when it comes back, through C++ code that must not be unwound ("terminate called",
+    status -6). All that must be closed is closed by now: what Python would still do is no loss.
     """
     if threading.active_count() == 1:
         return

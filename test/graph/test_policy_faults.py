@@ -5,20 +5,21 @@ from __future__ import annotations
 import array
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import openvla_ros.msg as ours
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
-from graph_harness import reserved_domain
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.timer import Timer
+from ros_nodes import own_domain
 from sensor_msgs.msg import Image
 
-from openvla_ros.bringup.dds import local_environment
 from openvla_ros.bringup.graph import NodeSpec
 from openvla_ros.bringup.processes import ros_arguments
 from openvla_ros.errors import OpenVLAError
@@ -72,19 +73,31 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "broken"}))
     (tmp_path / "fault").write_text("")
     parameters = {"checkpoint": str(tmp_path), "inference_timeout": 1.0, "details": True}
     command = [sys.executable, str(SCRIPT), *ros_arguments(NodeSpec("policy", "policy_node", parameters))]
-    with ExitStack() as stack:
-        domain = stack.enter_context(reserved_domain())
-        for name, value in local_environment(domain).items():
-            stack.enter_context(pytest.MonkeyPatch.context()).setenv(name, value)
-        process = stack.enter_context(subprocess.Popen(command, env=dict(os.environ), cwd="/"))
-        stack.callback(process.kill)
-        operator = stack.enter_context(Operator(domain=domain))
-        yield Scene(operator, tmp_path, process)
+    with (
+        own_domain(),
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, cwd="/") as process,
+    ):
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def operator(process: subprocess.Popen[bytes]) -> Iterator[Operator]:
+    with Operator() as operator:
+        client = operator.node.create_client(ChangeState, "policy/change_state")
+        operator.wait_for("the policy", client.service_is_ready, 60)
+        yield operator
+
+
+@pytest.fixture
+def scene(operator: Operator, tmp_path: Path, process: subprocess.Popen[bytes]) -> Scene:
+    return Scene(operator, tmp_path, process)
 
 
 def test_a_hung_inference_is_a_fault_and_asks_for_a_restart(scene: Scene) -> None:
@@ -128,6 +141,37 @@ def test_an_error_of_the_device_stops_control_with_a_reason(scene: Scene, fault:
     scene.operator.transition("policy", "configure")
     assert (scene.checkpoint / "closed").exists()
     scene.activate()
+
+
+def ends_in_time(operator: Operator, process: subprocess.Popen[bytes], folder: Path, number: signal.Signals) -> None:
+    """``process``, stuck in native code, ends as it should: within the patience that whoever started it has."""
+    operator.wait_for("the model to be stuck", lambda: (folder / "stuck").exists(), 60)
+    process.send_signal(number)
+    process.send_signal(signal.SIGINT)  # `ros2 launch` and the terminal
+    assert process.wait(NodeSpec("policy", "policy_node").patience) == 0
+    said = (folder / "log").read_text()
+    assert "Traceback" not in said
+    assert "terminate" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_node_while_its_model_loads(
+    operator: Operator, process: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals
+) -> None:
+    """Hazard: `terminate called`, a core dump, or a process that is waited for until it is killed: loading 7B takes
+    minutes, and nothing stops a thread in native code."""
+    (tmp_path / "fault").write_text("load")
+    client = operator.node.create_client(ChangeState, "policy/change_state")
+    operator.wait_for("its server", client.service_is_ready, 20)
+    client.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+    ends_in_time(operator, process, tmp_path, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_node_during_an_inference_that_hangs(scene: Scene, number: signal.Signals) -> None:
+    """Hazard: a GPU that hangs keeps the process, and with it the GPU, until somebody kills it."""
+    scene.break_with("native")
+    ends_in_time(scene.operator, scene.process, scene.checkpoint, number)
 
 
 def test_details_are_published_if_asked_for(scene: Scene) -> None:

@@ -106,7 +106,6 @@ from openvla_ros.ros import spin
 class Interrupted:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
-        print("never")
 
 class Thing(Node):
     def __init__(self):
@@ -122,10 +121,107 @@ sys.exit(spin.run(Thing))
 """
 
 
+def run(script: str) -> tuple[int, str, str]:
+    ended = subprocess.run([sys.executable, "-c", script], cwd="/", capture_output=True, text=True, timeout=60)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
 def test_a_signal_that_python_loses_ends_the_node(domain: int) -> None:
     """Hazard: Ctrl-C in the wrong moment, and the node goes on until it is killed, its bag without an end."""
-    ended = subprocess.run([sys.executable, "-c", LOST], cwd="/", capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout) == (0, "up\n")
+    assert run(LOST) == (0, "up\n", "")
+
+
+WITHIN = """
+import queue, signal, sys
+from rclpy.node import Node
+from openvla_ros.ros import spin
+
+class Thing(Node):
+    def __init__(self):
+        super().__init__("thing")
+        self.timer = self.create_timer(0.0, self.up)
+
+    def up(self):
+        signal.raise_signal(signal.SIGINT)
+        print("callback ends", flush=True)
+        self.timer.cancel()
+        if sys.argv[-1] == "waits":
+            queue.SimpleQueue().get()
+
+    def close(self):
+        print("closed", flush=True)
+
+sys.argv.append({how!r})
+sys.exit(spin.run(Thing))
+"""
+
+
+@pytest.mark.parametrize("how", ["returns", "waits"])
+def test_a_callback_is_not_cut_short_unless_it_waits_for_ever(domain: int, how: str) -> None:
+    """Hazard: the exception of a signal, in the middle of a callback, leaves a recording that nobody ends any more; or
+    Ctrl-C does nothing while a callback waits for a model that never comes."""
+    assert run(WITHIN.format(how=how)) == (0, "callback ends\nclosed\n", "")
+
+
+THREADS = """
+import signal, sys, threading, time
+import torch
+from rclpy.node import Node
+from openvla_ros.ros import spin
+
+class Thing(Node):
+    def __init__(self):
+        super().__init__("thing")
+        self.in_c = threading.Event()
+        threading.Thread(target=self.work, daemon=True).start()
+        self.in_c.wait()
+        self.timer = self.create_timer(0.0, self.up)
+
+    def work(self):
+        busy = torch.zeros(300000)
+        while True:
+            busy.sin()
+            self.in_c.set()
+
+    def up(self):
+        {do}
+
+    def close(self):
+        print("closed")
+
+sys.exit(spin.run(Thing))
+"""
+
+
+@pytest.mark.parametrize(
+    ("do", "status", "said"),
+    [("signal.raise_signal(signal.SIGTERM)", 0, ""), ("1 / 0", 1, "ZeroDivisionError: division by zero\n")],
+)
+def test_a_thread_in_native_code_does_not_abort_the_end(domain: int, do: str, status: int, said: str) -> None:
+    """Hazard: `terminate called without an active exception`, a core dump and status -6, because Python ends under a
+    thread that is in C++ code: a model that loads, an inference, a camera that draws."""
+    got, out, error = run(THREADS.format(do=do))
+    assert (got, out) == (status, "closed\n"), error
+    assert error.endswith(said)
+    assert ("Traceback" in error) == bool(said)
+    assert "terminate" not in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_leaves_no_traceback(domain: int, number: signal.Signals) -> None:
+    """Hazard: pages of a traceback for a Ctrl-C just after the start hide what was wrong."""
+    command = [sys.executable, "-X", "importtime", "-m", "openvla_ros.nodes.sim_node"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/")
+    watchdog = threading.Timer(30.0, process.kill)
+    watchdog.start()
+    assert process.stderr is not None
+    assert any(line.endswith(" openvla_ros.nodes\n") for line in process.stderr)  # of the many imports the first
+    process.send_signal(number)
+    rest = process.stderr.read()
+    status = process.wait()
+    watchdog.cancel()
+    assert (status, "Traceback" in rest) == (0, False)
+    assert "mujoco" not in rest  # it was still importing
 
 
 @pytest.mark.parametrize(

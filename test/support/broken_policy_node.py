@@ -1,7 +1,8 @@
 """The policy node with one more model family: a policy that fails as its checkpoint folder says.
 
 Run as a process, in place of `openvla_ros.nodes.policy_node`. The folder's config.json names a model_type "broken"; a
-file `fault` in it is read before every prediction: "hang" (until the file changes), "memory", "driver" or nothing.
+file `fault` in it is read before every prediction: "hang" (until the file changes), "memory", "driver" or nothing; also
+"native" and, when it is loaded, "load": for ever in native code, from when there is a file `stuck`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ ERRORS = {
 }
 
 
+def hang_in_native_code(folder: Path) -> None:
+    import torch
+
+    numbers = torch.zeros(300_000)
+    while True:
+        numbers.sin()
+        (folder / "stuck").touch()
+
+
 class BrokenPolicy:
     unnorm_key = "bridge_orig"
     semantics = DECLARED["bridge_orig"]
@@ -37,6 +47,8 @@ class BrokenPolicy:
     def predict(self, image: NDArray[np.uint8], instruction: str) -> Prediction:
         while (fault := self._fault.read_text()) == "hang":
             time.sleep(0.01)
+        if fault == "native":
+            hang_in_native_code(self._fault.parent)
         if fault:
             raise RuntimeError(ERRORS[fault])
         action, ids = Action(np.zeros(3), np.zeros(3), 1.0), np.full(7, 31872)
@@ -57,6 +69,8 @@ class BrokenPolicy:
 
 
 def load(folder: Path, *, details: bool, **_: Any) -> BrokenPolicy:
+    if (folder / "fault").read_text() == "load":
+        hang_in_native_code(folder)
     return BrokenPolicy(folder, details)
 
 
