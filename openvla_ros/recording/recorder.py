@@ -183,8 +183,8 @@ class Recorder:
     def waiting_mb(self) -> float:
         return self._waiting / 1e6
 
-    def close(self, timeout: float = 5.0) -> None:
-        """End the thread, after what waits has been written."""
+    def close(self, timeout: float = 30.0) -> None:
+        """End the thread, after what waits has been written: up to queue_mb, perhaps to a slow disk."""
         self._jobs.put(None)
         self._thread.join(timeout)
 

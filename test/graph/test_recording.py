@@ -230,6 +230,28 @@ def test_an_episode_can_end_when_the_policy_freezes(lab: Lab) -> None:
     lab.running.operator.set_parameters("policy", end_on_freeze=False)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_recorder_that_is_ended_ends_its_episode(lab: Lab, number: signal.Signals) -> None:
+    """Hazard: Ctrl-C in the middle of an episode leaves half a bag, or one that does not say how it ended."""
+    lab.running.activate("non_blocking")
+    lab.says("recording,")
+    lab.more_actions(4)
+    folder = max((f for f in lab.root.iterdir()), key=lambda f: f.stat().st_mtime)
+    before = len(list(lab.root.iterdir()))
+    lab.running.nodes["recorder"].send_signal(number)
+    assert lab.running.nodes["recorder"].wait(30) == 0
+    episode = Episode.open(folder)
+    assert episode.bag.complete
+    assert episode.provenance.complete
+    assert episode.provenance.ended is not None
+    assert len(list(episode.steps())) >= 3
+    lab.running.nodes.start("recorder")
+    lab.running.operator.wait_for("another episode", lambda: len(list(lab.root.iterdir())) > before, 60)
+    lab.more_actions(2)
+    lab.deactivate()
+    lab.says("waiting for control")
+
+
 def test_killed_recorder(lab: Lab) -> None:
     """Hazard: kill -9 of the recorder disturbs control, or leaves a bag that can't be read."""
     lab.running.activate("non_blocking")
