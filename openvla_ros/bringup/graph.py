@@ -15,6 +15,8 @@ import yaml
 from openvla_ros.errors import ConfigError
 from openvla_ros.paths import config_file, resource_file
 
+KILL_AFTER = 2.0  # [s] from the end of a node's patience to SIGKILL; `ros2 launch` sends SIGTERM in between
+
 
 @dataclass(frozen=True)
 class NodeSpec:
@@ -27,6 +29,7 @@ class NodeSpec:
     remappings: dict[str, str] = field(default_factory=dict)
     lifecycle: bool = False
     images: bool = False  # takes or gives camera images: bringup/dds.py
+    patience: float = 5.0  # [s] that the node gets for its end, from SIGINT on, before force is used
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _control_nodes(params: Path, checkpoint: str) -> tuple[NodeSpec, ...]:
         NodeSpec("policy", "policy_node", {"checkpoint": checkpoint}, (params,), lifecycle=True, images=True),
         NodeSpec("safety_filter", "safety_filter_node", parameter_files=(params,)),
         NodeSpec("arm_driver", "arm_driver_node", parameter_files=(params,)),
-        NodeSpec("recorder", "recorder_node", parameter_files=(params,), images=True),
+        NodeSpec("recorder", "recorder_node", parameter_files=(params,), images=True, patience=35.0),  # for a slow disk
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from openvla_ros.bringup.dds import environment
-from openvla_ros.bringup.graph import GraphSpec, NodeSpec
+from openvla_ros.bringup.graph import KILL_AFTER, GraphSpec, NodeSpec
 from openvla_ros.errors import OpenVLAError
 
 DIE_WITH_PARENT = "OPENVLA_ROS_PARENT_PID"
@@ -45,7 +45,7 @@ class Processes:
     def __init__(self, graph: GraphSpec, log_dir: Path | None = None, extra_env: dict[str, str] | None = None) -> None:
         self._graph = graph
         self._log_dir = log_dir
-        parent = {DIE_WITH_PARENT: str(os.getpid())}  # see nodes/spin.py: no node outlives us, however we end
+        parent = {DIE_WITH_PARENT: str(os.getpid())}  # see ros/spin.py: no node outlives us, however we end
         self._env = {**parent, **(extra_env or {})}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -107,18 +107,23 @@ class Processes:
         path = self._log_dir / f"{name}.log"
         return f"; the end of {path}:\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """End every node, stopped (SIGSTOP) ones too: SIGINT, then SIGKILL to what is left after ``timeout`` [s]."""
-        alive = [p for p in self._running.values() if p.poll() is None]
-        for process in alive:
+    def stop(self, timeout: float | None = None) -> None:
+        """End every node, stopped (SIGSTOP) ones too: SIGINT, then SIGKILL to what is left after ``timeout`` [s].
+
+        None: after as long as `ros2 launch` gives each (bringup/ros_launch.py).
+        """
+        alive = {n: p for n, p in self._running.items() if p.poll() is None}
+        for process in alive.values():
             _signal(process, signal.SIGCONT)
             _signal(process, signal.SIGINT)
-        deadline = time.monotonic() + timeout
-        for process in alive:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
-        for process in alive:
-            _signal(process, signal.SIGKILL)
+        begin = time.monotonic()
+        for spec in sorted(self._graph.nodes, key=lambda n: n.patience):
+            if spec.name in alive:
+                patience = spec.patience + KILL_AFTER if timeout is None else timeout
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    alive[spec.name].wait(max(0.0, begin + patience - time.monotonic()))
+                _signal(alive[spec.name], signal.SIGKILL)
+        for process in alive.values():
             process.wait()
         self._running.clear()
 

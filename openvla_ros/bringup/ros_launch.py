@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from openvla_ros.bringup.dds import environment, warning
-from openvla_ros.bringup.graph import ARGUMENTS, GraphSpec
+from openvla_ros.bringup.graph import ARGUMENTS, KILL_AFTER, GraphSpec
+
+MISCONFIGURED = 2  # exit status of a node, see ros/spin.py
 
 if TYPE_CHECKING:
     from launch import LaunchContext, LaunchDescription
@@ -46,9 +48,21 @@ def _nodes(context: LaunchContext, graph: GraphSpec) -> list[Any]:
             remappings=list(spec.remappings.items()),
             additional_env=environment(spec.images),
             output="screen",
+            sigterm_timeout=str(spec.patience),
+            sigkill_timeout=str(KILL_AFTER),
+            on_exit=_on_exit,
         )
         for spec in graph.nodes
     ]
+
+
+def _on_exit(event: Any, context: LaunchContext) -> list[Any]:
+    """A configuration that can't work ends the launch, as it ends `openvla-ros up`: half a graph is no use."""
+    from launch.actions import Shutdown
+
+    if event.returncode != MISCONFIGURED:
+        return []
+    return [Shutdown(reason=f"{event.process_name} refuses its configuration, see above")]
 
 
 def _typed(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from ros_nodes import own_domain, ros
 
-from openvla_ros.bringup.graph import NodeSpec, sim
+from openvla_ros.bringup.graph import KILL_AFTER, NodeSpec, sim
 from openvla_ros.bringup.processes import Processes, ros_arguments
 from openvla_ros.errors import OpenVLAError
 from openvla_ros.operate.operator import Operator
@@ -149,6 +149,30 @@ def test_what_ignores_the_signal_is_killed(domain: int, tmp_path: Path) -> None:
     nodes.stop(timeout=0.0)
     assert process.returncode == -signal.SIGKILL
     assert not alive(process.pid)
+
+
+def test_each_node_gets_its_own_patience(domain: int, tmp_path: Path) -> None:
+    """Hazard: a recorder that still writes to a slow disk is killed with the node that hangs, or that one is waited for
+    as long as for the recorder."""
+    patient = replace(TWO.nodes[0], patience=300.0)
+    hasty = replace(TWO.nodes[1], patience=-KILL_AFTER)
+    nodes = Processes(replace(TWO, nodes=(patient, hasty)), log_dir=tmp_path)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: only SIGTERM and SIGKILL end them
+    try:
+        slow, hung = nodes.start(patient.name), nodes.start(hasty.name)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+    def end_slow() -> None:
+        hung.wait()
+        slow.terminate()
+
+    ending = threading.Thread(target=end_slow)
+    ending.start()
+    nodes.stop()
+    ending.join()
+    assert hung.returncode == -signal.SIGKILL
+    assert slow.returncode != -signal.SIGKILL
 
 
 def test_a_start_that_fails_half_way_ends_what_was_started(domain: int, tmp_path: Path) -> None:

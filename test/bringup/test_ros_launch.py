@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import launch_stand_ins
 import pytest
 from launch_stand_ins import Launched, carry_out
 
 from openvla_ros.bringup.dds import environment
-from openvla_ros.bringup.graph import ARGUMENTS, GRAPHS, GraphSpec
+from openvla_ros.bringup.graph import ARGUMENTS, GRAPHS, KILL_AFTER, GraphSpec
 from openvla_ros.bringup.ros_launch import describe
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -35,6 +36,7 @@ def assert_same(launched: Launched, graph: GraphSpec) -> None:
         assert started.parameters == spec.parameters
         assert started.remappings == spec.remappings
         assert started.environment == environment(spec.images)
+        assert (started.sigterm_timeout, started.sigkill_timeout) == (spec.patience, KILL_AFTER)
 
 
 @pytest.mark.parametrize("name", sorted(GRAPHS))
@@ -73,3 +75,14 @@ def test_parameters_keep_their_types() -> None:
     assert_same(launched, graph)
     parameters = next(n.parameters for n in launched.nodes if n.name == "safety_filter")
     assert {n: type(v) for n, v in parameters.items()} == {n: type(v) for n, v in TRICKY.items()}
+
+
+def test_a_refused_configuration_ends_the_launch_and_nothing_else_does() -> None:
+    """Hazard: half a graph runs on, without its safety filter or its recorder, and the reason scrolls away. A node that
+    dies in control must not take the filter and the driver with it, which hold the arm."""
+    launched = carry_out(describe(GRAPHS["sim"]()), {})
+    for node in launched.nodes:
+        (action,) = node.on_exit(SimpleNamespace(returncode=2, process_name="sim-1"), None)
+        assert type(action).__name__ == "Shutdown"
+        for status in (0, 1, -2, -9):
+            assert node.on_exit(SimpleNamespace(returncode=status, process_name="sim-1"), None) == []

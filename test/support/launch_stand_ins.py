@@ -6,6 +6,7 @@ Only where the real ones are missing; with them, the same tests run on them.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -31,6 +32,9 @@ class LogInfo(Recorded): ...
 class OpaqueFunction(Recorded): ...
 
 
+class Shutdown(Recorded): ...
+
+
 class Node(Recorded): ...
 
 
@@ -53,6 +57,9 @@ class Started:
     parameters: dict[str, Any]
     remappings: dict[str, str]
     environment: dict[str, str]
+    sigterm_timeout: float  # [s] after SIGINT
+    sigkill_timeout: float  # [s] after SIGTERM
+    on_exit: Callable[[Any, Any], list[Any]]
 
 
 @dataclass
@@ -76,6 +83,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
             "DeclareLaunchArgument": DeclareLaunchArgument,
             "LogInfo": LogInfo,
             "OpaqueFunction": OpaqueFunction,
+            "Shutdown": Shutdown,
         },
         "launch_ros": {},
         "launch_ros.actions": {"Node": Node, "LifecycleNode": LifecycleNode},
@@ -117,6 +125,9 @@ def _started(kind: str, kwargs: dict[str, Any]) -> Started:
         plain,
         dict(kwargs["remappings"]),
         kwargs["additional_env"],
+        float(kwargs["sigterm_timeout"]),
+        float(kwargs["sigkill_timeout"]),
+        kwargs["on_exit"],
     )
 
 
@@ -161,4 +172,7 @@ def _real_node(context: Any, node: Any) -> Started:
         parameters,
         dict(node.expanded_remapping_rules or []),
         {perform_substitutions(context, name): perform_substitutions(context, value) for name, value in extra},
+        float(perform_substitutions(context, node._ExecuteLocal__sigterm_timeout)),
+        float(perform_substitutions(context, node._ExecuteLocal__sigkill_timeout)),
+        node._ExecuteLocal__on_exit,
     )
