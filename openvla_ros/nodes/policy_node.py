@@ -399,7 +399,8 @@ class PolicyNode(LifecycleNode):
 
 
 def main() -> int:
-    return spin.run(PolicyNode)
+    # Python's own end with PyTorch and a model in it takes a second and more, of the few that the node is given.
+    spin.leave(spin.run(PolicyNode))
 
 
 if __name__ == "__main__":

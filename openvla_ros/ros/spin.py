@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -84,7 +85,8 @@ def run(make: Callable[[], Node]) -> int:
     except Exception:
         traceback.print_exc()
         status = 1
-    _leave_threads(status)
+    if threading.active_count() > 1:
+        leave(status)
     ending.over()
     return status
 
@@ -117,15 +119,13 @@ def _spin(make: Callable[[], Node], ending: _Ending) -> int:
     return 0
 
 
-def _leave_threads(status: int) -> None:
-    """End the process here if a thread still runs: a model that loads, an inference, a library's own.
+def leave(status: int) -> NoReturn:
+    """End the process without Python's usual end, under threads that still run: a model that loads, an inference.
 
     Nothing stops a thread in native code, and Python's usual end does not wait for a daemon's: it takes the interpreter
     away and unwinds the thread when it comes back, through C++ code that must not be unwound ("terminate called",
-    status -6). All that must be closed is closed by now: what Python would still do is no loss.
+    status -6). After `run` all that must be closed is closed: what Python would still do is no loss.
     """
-    if threading.active_count() == 1:
-        return
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()
