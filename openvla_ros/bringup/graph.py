@@ -62,7 +62,7 @@ class GraphSpec:
         if argument.node == "":
             return self.with_topic(name, value)
         try:
-            return self.with_parameters(argument.node, **{name: yaml.safe_load(value)})
+            return self.with_parameters(argument.node, **{argument.parameter or name: yaml.safe_load(value)})
         except yaml.YAMLError as error:
             raise ConfigError(f"{name}: {value!r} is no YAML: {error}") from None
 
@@ -71,12 +71,14 @@ class GraphSpec:
 class Argument:
     """What a user may give on the command line of `ros2 launch` (name:=value) or `openvla-ros up` (--name value).
 
-    ``node``: whose parameter ``name`` is; empty for a topic that is remapped in every node.
+    ``node``: whose parameter it is, of this name unless ``parameter`` gives another; empty for a topic that is
+    remapped in every node.
     """
 
     name: str
     node: str
     description: str
+    parameter: str = ""
 
     def fits(self, graph: GraphSpec) -> bool:
         """Whether ``graph`` has what this changes."""
@@ -91,6 +93,12 @@ ARGUMENTS = (
     Argument("mode", "policy", "control mode: blocking or non_blocking"),
     Argument("image", "", "topic of the camera that the policy sees"),
     Argument("joint_states", "", "topic on which the arm's own driver publishes joint states"),
+    Argument(
+        "table_height",
+        "safety_filter",
+        "height of the table's top in the arm's base frame [m], negative below it; docs/safety.md says how to measure",
+        "collision.table_height_m",
+    ),
     Argument("seed", "sim", "random scene of the simulated world"),
     Argument("episodes", "recorder", "folder that episodes are recorded to"),
     Argument("record", "recorder", "control: each time the policy is active; request: only when asked to"),

@@ -16,6 +16,7 @@ from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
 import openvla_ros.msg as ours
+from openvla_ros.control.safety import start_up
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.filter import Decision, SafetyFilter, State, Verdict
 from openvla_ros.errors import ConfigError
@@ -92,7 +93,8 @@ class SafetyFilterNode(Node):
             self.get_logger().warning("robot is none: joint limits, singularities and collisions are not checked")
             return
         limits = self._robot.cartesian_limits
-        config.check_robot(
+        start_up.check_robot(
+            config,
             arm_model=self._arm_model,
             start_joints=self._robot.pose("start"),
             speed_m_s=limits.max_linear,

@@ -5,7 +5,7 @@ Written apart from ``Kinematics``, which the arm driver plans with: two opinions
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 
 import mujoco
@@ -14,6 +14,7 @@ import numpy as np
 from openvla_ros.errors import ConfigError
 from openvla_ros.robots.description import RobotDescription
 from openvla_ros.robots.model import LM_DAMPING, POSTURE_COST, kinematic_model, posture_gain
+from openvla_ros.robots.shapes import BOX, CAPSULE, CYLINDER, SPHERE, Shapes
 from openvla_ros.types import Array, Pose
 
 _WXYZ, _XYZW = [3, 0, 1, 2], [1, 2, 3, 0]  # MuJoCo's order of a quaternion from ours, and back
@@ -23,8 +24,11 @@ _UNIT = np.eye(6).ravel()
 _DAMPING = 1e-7 * _UNIT  # keeps the step finite at a singularity, too small to slow it anywhere else
 _MAX_STEP = 0.5  # [rad] of any joint in one iteration
 _POSTURES = 5000  # tried to find the reach
-_SPHERE, _CAPSULE = int(mujoco.mjtGeom.mjGEOM_SPHERE), int(mujoco.mjtGeom.mjGEOM_CAPSULE)
-_CYLINDER, _BOX = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_BOX)
+_OBSTACLE, _HELD = "obstacle", "held object"  # names of what is put into the model
+_GRIP = 0.01  # [m] that a held object reaches back from the end effector's point, at least
+_THIN = 1e-3  # [m] radius of the thinnest held object
+
+Boxes = tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...]  # (lower, upper) corners [m]
 
 
 class ArmModel:
@@ -35,10 +39,13 @@ class ArmModel:
     Not thread-safe: it works on one state.
     """
 
-    def __init__(self, robot: RobotDescription) -> None:
+    def __init__(self, robot: RobotDescription, boxes: Boxes = (), held: tuple[Array, float] | None = None) -> None:
+        """``boxes`` and ``held``, an object in the hand: see ``among``, which makes such a model."""
+        self._robot = robot
+        self._among: tuple[tuple[Boxes, float, float], ArmModel] | None = None  # the last one that was made
         self.joint_names = robot.joint_names
         self.lower, self.upper, self.max_velocity = robot.lower, robot.upper, robot.max_velocity
-        self._model = kinematic_model(robot, fingers=1.0)
+        self._model = kinematic_model(robot, fingers=1.0, add=partial(_put_in, robot, boxes, held))
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(robot.end_effector_site).id
         self._posture = robot.pose("start")
@@ -55,9 +62,28 @@ class ArmModel:
         self._first, self._second = first, second
         self._near = self._model.geom_rbound[first] + self._model.geom_rbound[second]
         # What hangs on the base without a joint stands on the table for good.
-        self._over_table = np.array([i for i in shapes if self._weld(i) != 0], dtype=int)
-        self.link_names = tuple(map(self._link, self._over_table))
-        self._support = _Support(self._model, self._over_table)
+        links = [i for i in shapes if self._weld(i) != 0]
+        self.link_names = (*map(self._link, links), *([_HELD] if held else []))
+        self._moving = np.array([*links, *([self._model.geom(_HELD).id] if held else [])], dtype=int)
+        self._shapes = Shapes(self._model, self._moving)
+        self._obstacles = np.array([self._model.geom(f"{_OBSTACLE} {i}").id for i in range(len(boxes))], dtype=int)
+        self._centres, self._halves = self._model.geom_pos[self._obstacles], self._model.geom_size[self._obstacles]
+        self._rims = self._model.geom_rbound[self._moving][:, None]
+
+    def among(self, boxes: Boxes, held_ahead: float = 0.0, held_aside: float = 0.0) -> ArmModel:
+        """This arm among ``boxes`` (lower, upper) [m], with an object in its hand, in a model of its own.
+
+        The object is a cylinder around the hand's axis, which leads from the last joint's body to the end effector's
+        point: from there to ``held_ahead`` [m] beyond the fingertips, ``held_aside`` [m] in radius. Both 0: none.
+        It counts as a moving shape, but is not compared with links. The last model is kept: asking again is cheap.
+        """
+        key = (boxes, held_ahead, held_aside)
+        if key == ((), 0.0, 0.0):
+            return self
+        if self._among is None or self._among[0] != key:
+            held = self._held_object(held_ahead, held_aside) if held_ahead or held_aside else None
+            self._among = key, ArmModel(self._robot, boxes, held)
+        return self._among[1]
 
     @cached_property
     def reach(self) -> float:
@@ -118,9 +144,33 @@ class ArmModel:
 
     def heights(self, q: Array) -> Array:
         """(len(link_names),) [m] of each link's lowest point at q (n,) above the base frame's origin."""
+        return self.extents(q)[0][:, 2]
+
+    def extents(self, q: Array) -> tuple[Array, Array]:
+        """(len(link_names), 3) twice [m]: the least and the greatest coordinates of each moving shape at q (n,)."""
         self._place(q)
-        shapes = self._over_table
-        return self._data.geom_xpos[shapes, 2] - self._support(self._data.geom_xmat[shapes, 6:])
+        return self._shapes.extents(self._data)
+
+    def corners(self, q: Array) -> Array:
+        """(len(link_names), 8, 3) [m]: corners at q (n,) of a box around each moving shape, which move with it."""
+        self._place(q)
+        return self._shapes.corners(self._data)
+
+    def obstacle_distances(self, q: Array, cutoff: float) -> Array:
+        """(len(link_names), boxes) [m] of each moving shape at q (n,), negative where they overlap, at most ``cutoff``.
+
+        Of the boxes that ``among`` was given, in their order.
+        """
+        self._place(q)
+        apart = abs(self._data.geom_xpos[self._moving][:, None] - self._centres) - self._halves
+        gaps = np.maximum(apart, 0.0)  # of the shape's centre
+        far = (gaps * gaps).sum(axis=2) >= (self._rims + cutoff) ** 2
+        found = np.full(far.shape, cutoff)
+        for pair in np.flatnonzero(~far).tolist():
+            i, j = divmod(pair, len(self._obstacles))
+            shape, box = int(self._moving[i]), int(self._obstacles[j])
+            found[i, j] = mujoco.mj_geomDistance(self._model, self._data, shape, box, cutoff, None)
+        return found
 
     def _place(self, q: Array) -> None:
         self._data.qpos[:] = q
@@ -173,11 +223,25 @@ class ArmModel:
 
     def _check_shapes(self, robot: RobotDescription, shapes: list[int]) -> None:
         for i in shapes:
-            if self._model.geom_type[i] not in (_SPHERE, _CAPSULE, _CYLINDER, _BOX):
+            if self._model.geom_type[i] not in (SPHERE, CAPSULE, CYLINDER, BOX):
                 raise ConfigError(
                     f"robot {robot.name}: {self._link(i)} has a colliding shape that is no sphere, capsule, cylinder "
                     f"or box; put some around it in {robot.model}, and give the other contype and conaffinity 0"
                 )
+
+    def _held_object(self, ahead: float, aside: float) -> tuple[Array, float]:
+        """Both ends (6,) [m] of a held object's axis, in the frame of the end effector site's body, and its radius."""
+        self._place(self._posture)
+        data, body = self._data, self._model.site_bodyid[self._site]
+        hand = self._model.body_weldid[body]
+        point = data.site_xpos[self._site]
+        axis = point - data.xpos[hand]
+        axis /= np.linalg.norm(axis)
+        fixed = self._model.body_weldid[self._model.geom_bodyid[self._moving]] == hand
+        tip = float(((self._shapes.corners(data)[fixed] - point) @ axis).max(initial=0.0))
+        ends = point + np.outer([-max(tip, _GRIP), tip + ahead], axis)
+        local = (ends - data.xpos[body]) @ data.xmat[body].reshape(3, 3)
+        return local.ravel(), max(aside, _THIN)
 
     def _pairs_of(self, robot: RobotDescription, shapes: list[int]) -> list[tuple[int, int]]:
         """Pairs of geoms whose distance is to be watched."""
@@ -203,19 +267,18 @@ class ArmModel:
         return str(self._model.body(self._model.geom_bodyid[geom]).name)
 
 
-class _Support:
-    """How far each shape extends along a direction that is given in its own axes."""
-
-    def __init__(self, model: mujoco.MjModel, shapes: Array) -> None:
-        size, kind = model.geom_size[shapes], model.geom_type[shapes]
-        box, sphere, cylinder = kind == _BOX, kind == _SPHERE, kind == _CYLINDER
-        self._half = np.where(box[:, None], size, 0.0)
-        # Cylinders and capsules lie along their z: half length in size[1], radius in size[0].
-        self._half[:, 2] = np.where(box, size[:, 2], np.where(sphere, 0.0, size[:, 1]))
-        self._ball = np.where(box | cylinder, 0.0, size[:, 0])
-        self._disc = np.where(cylinder, size[:, 0], 0.0)
-
-    def __call__(self, directions: Array) -> Array:
-        """(k,) [m] of unit directions (k, 3)."""
-        across = np.sqrt(np.maximum(1.0 - directions[:, 2] ** 2, 0.0))
-        return (abs(directions) * self._half).sum(axis=1) + self._ball + self._disc * across
+def _put_in(robot: RobotDescription, boxes: Boxes, held: tuple[Array, float] | None, spec: mujoco.MjSpec) -> None:
+    """Boxes around the arm and an object in its hand, which collide with nothing by themselves."""
+    none = {"contype": 0, "conaffinity": 0, "mass": 0.0}
+    for i, (lower, upper) in enumerate(np.array(boxes)):
+        spec.worldbody.add_geom(
+            name=f"{_OBSTACLE} {i}",
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=(lower + upper) / 2,
+            size=(upper - lower) / 2,
+            **none,
+        )
+    if held is not None:
+        ends, radius = held
+        hand = spec.site(robot.end_effector_site).parent
+        hand.add_geom(name=_HELD, type=mujoco.mjtGeom.mjGEOM_CYLINDER, fromto=ends, size=[radius, 0, 0], **none)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -47,10 +48,13 @@ def robot_spec(robot: RobotDescription, scene: Path | None = None) -> mujoco.MjS
     return spec
 
 
-def kinematic_model(robot: RobotDescription, fingers: float | None = None) -> mujoco.MjModel:
+def kinematic_model(
+    robot: RobotDescription, fingers: float | None = None, add: Callable[[mujoco.MjSpec], None] | None = None
+) -> mujoco.MjModel:
     """The arm alone, its fingers fixed: nq == nv == n, in the description's joint order.
 
-    fingers: the opening, 0 closed to 1 open, that they are fixed at; None: where the model draws them.
+    fingers: the opening, 0 closed to 1 open, that they are fixed at; None: where the model draws them. ``add``: puts
+    more shapes in.
     """
     spec = robot_spec(robot)
     if fingers is not None:
@@ -61,6 +65,8 @@ def kinematic_model(robot: RobotDescription, fingers: float | None = None) -> mu
     for joint in list(spec.joints):
         if joint.name not in robot.joint_names:
             spec.delete(joint)
+    if add is not None:
+        add(spec)
     model = spec.compile()
     order = tuple(model.joint(i).name for i in range(model.njnt))
     if order != robot.joint_names:

@@ -23,7 +23,7 @@ def safety_markers(
 ) -> MarkerArray:
     """All of them, in ``frame``. What is not known is deleted from the screen rather than left where it was."""
     lower, upper = np.array(config.workspace.lower_m), np.array(config.workspace.upper_m)
-    markers = [_edges(lower, upper), _table(lower, upper, config.collision.table_z_m)]
+    markers = [_edges(lower, upper), _table(lower, upper, config.collision.table_height_m)]
     for box in config.keep_out:
         markers.append(_block("keep_out", np.array(box.lower_m), np.array(box.upper_m), RED))
         markers[-1].id = len(markers)

@@ -47,10 +47,10 @@ def test_the_driver_refuses_nothing_that_the_filter_passes(name: str, style: str
     Also: no joint beyond its margin, no link nearer than allowed, and no posture from which there is no way out.
     """
     rng = np.random.default_rng(seed)
-    arm = ArmScene(name, collision={} if near_table and name == "wx250s" else {"table_z_m": -0.05})
+    arm = ArmScene(name, collision={} if near_table and name == "wx250s" else {"table_height_m": -0.05})
     limits = arm.config
     lower, upper = arm.robot.lower + limits.joints.margin_rad, arm.robot.upper - limits.joints.margin_rad
-    lowest = limits.collision.table_z_m + limits.collision.table_stop_m
+    lowest = limits.collision.table_height_m + limits.collision.table_stop_m
     direction, still = rng.normal(size=6), 0
     for i in range(STEPS):
         if i % 20 == 0:

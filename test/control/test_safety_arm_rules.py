@@ -22,11 +22,12 @@ from openvla_ros.control.safety import State, Verdict, rules
 from openvla_ros.control.safety.arm import Approach, JointPath
 from openvla_ros.types import ArmState, Outcome
 
+NAMES = ("wx250s", "panda")
 Check = Callable[[], None]
 SCENARIOS: dict[str, Check] = {}
 OFF: dict[str, Any] = {  # bands so narrow, limits so wide, that other rules stay out of a scenario
     "singularity": {"slow_down": 2e-6, "stop": 1e-6},
-    "collision": {"self_slow_down_m": 2e-6, "self_stop_m": 1e-6, "table_z_m": -5.0},
+    "collision": {"self_slow_down_m": 2e-6, "self_stop_m": 1e-6, "table_height_m": -5.0},
     "workspace": {"lower_m": (-0.7, -0.7, -0.5), "upper_m": (0.7, 0.7, 0.7)},
 }
 TILT = {"rotation_lower_rad": (-1.3, -1.3, -1.57), "rotation_upper_rad": (1.3, 1.3, 1.57)}
@@ -40,8 +41,12 @@ def scenario(rule: str) -> Callable[[Check], Check]:
     return register
 
 
-def scene(q: Any = None, **sections: Any) -> ArmScene:
-    return ArmScene(q=q, **{**OFF, **sections})
+def scene(q: Any = None, name: str = "wx250s", **sections: Any) -> ArmScene:
+    robot, model, _ = parts(name)
+    box = {**OFF["workspace"], "upper_m": (0.7, 0.7, 1.0)}
+    box["reference_quaternion"] = tuple(model.forward(robot.pose("start")).quaternion.tolist())
+    wide = OFF if name == "wx250s" else {**OFF, "workspace": box}
+    return ArmScene(name, q, **{**wide, **sections})
 
 
 def report(decision: Any, code: str) -> Any:
@@ -130,7 +135,7 @@ def test_a_singularity_is_not_jumped_over() -> None:
 @scenario("SelfCollision")
 def self_collision() -> None:
     """Hazard: the gripper is drawn back into the arm's own foot."""
-    arm = scene(collision={"table_z_m": -5.0}, workspace={**OFF["workspace"], **TILT})
+    arm = scene(collision={"table_height_m": -5.0}, workspace={**OFF["workspace"], **TILT})
     fired: set[str] = set()
     for _ in range(80):
         decision = arm.step((-0.01, 0.001, -0.006))
@@ -144,7 +149,7 @@ def self_collision() -> None:
 @scenario("TableCollision")
 def table() -> None:
     """Hazard: the end effector's point is high enough, but the tilted gripper's fingertip is in the table."""
-    arm = scene(collision={**OFF["collision"], "table_z_m": -0.02}, workspace={**OFF["workspace"], **TILT})
+    arm = scene(collision={**OFF["collision"], "table_height_m": -0.02}, workspace={**OFF["workspace"], **TILT})
     fired: set[str] = set()
     for _ in range(40):
         fired |= codes(arm.step((0, 0, -0.02)))
@@ -160,6 +165,67 @@ def table() -> None:
     assert decision.filtered.translation[1] == pytest.approx(0.02)  # along the table
     assert arm.step((0, 0, 0.02)).verdict is Verdict.ACCEPTED
     assert not arm.refusals
+
+
+@scenario("KeepOutArm")
+def keep_out_arm() -> None:
+    """Hazard: the end effector's point passes beside a post, and the wrist knocks it over."""
+    for name, link in zip(NAMES, ("wrist_link", "link6"), strict=True):
+        free = scene(name=name)
+        for _ in range(12):
+            free.step((0, 0.025, 0))
+        least, greatest = (e[free.model.link_names.index(link)] for e in free.model.extents(free.q))
+        middle = (least + greatest) / 2
+        post = (tuple((middle - 0.02).tolist()), tuple((middle + 0.02).tolist()))
+        arm = scene(name=name, keep_out=[{"name": "post", "lower_m": post[0], "upper_m": post[1]}])
+        among = arm.model.among((post,))
+        fired: set[str] = set()
+        distances = [0.1]
+        for _ in range(12):
+            fired |= codes(arm.step((0, 0.025, 0)))
+            distances.append(among.obstacle_distances(arm.q, 0.1).min())
+        assert min(distances) >= 0.01 - 2e-4
+        assert min(distances) < 0.03
+        assert "keep_out_arm" in fired
+        assert "keep_out" not in fired  # of the end effector's point
+        assert share(arm.step((0, -0.025, 0))) == pytest.approx(0.5)  # leaving is free
+        assert not arm.refusals
+
+
+@scenario("WholeArm")
+def whole_arm() -> None:
+    """Hazard: the end effector is well inside its box, the elbow hits the ceiling of the cage."""
+    for name in NAMES:
+        arm = scene(name=name)
+        ceiling = float(arm.model.extents(arm.q)[1][:, 2].max()) + 0.05
+        arm = scene(name=name, whole_arm={"upper_m": (2.0, 2.0, ceiling)})
+        fired: set[str] = set()
+        for _ in range(30):
+            fired |= codes(arm.step((-0.005, 0, 0.015)))
+            assert arm.model.extents(arm.q)[1][:, 2].max() <= ceiling - 0.01 + 2e-4
+        assert "whole_arm" in fired
+        assert "workspace" not in fired
+        assert arm.model.forward(arm.q).position[2] < ceiling - 0.05
+        assert share(arm.step((0, 0, -0.02))) == pytest.approx(0.4)
+        assert not arm.refusals
+
+
+@scenario("LinkSpeed")
+def link_speed() -> None:
+    """Hazard: the end effector's point stands still and turns, and the arm behind it sweeps through the room."""
+    for name in NAMES:
+        arm = scene(name=name, motion={"max_link_speed_m_s": 0.1})
+        decision = arm.step((0, 0, 0), (0.24, 0, 0))
+        found = report(decision, "link_speed")
+        assert found.asked > 0.15
+        assert 0 < found.allowed <= found.limit == 0.1
+        before, fastest = arm.model.corners(arm.q), 0.0
+        for _ in range(20):
+            arm.tick(0.01)
+            now = arm.model.corners(arm.q)
+            fastest, before = max(fastest, np.linalg.norm(now - before, axis=2).max() / 0.01), now
+        assert 0.02 < fastest < 0.2  # the driver's profile peaks at 1.9 times the mean
+        assert not arm.refusals
 
 
 REGISTERED = {rule.__name__: rule for rule in rules.ARM_RULES}

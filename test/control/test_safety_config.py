@@ -38,6 +38,10 @@ CASES = (
     ({"keep_out": [{"name": "a", "lower_m": (-9, -9, -9), "upper_m": (9, 9, 9)}]}, "keep_out 'a'"),
     ({"singularity": {"slow_down": 0.02, "stop": 0.02}}, "singularity.slow_down"),
     ({"collision": {"self_slow_down_m": 0.01, "self_stop_m": 0.02}}, "collision.self_slow_down_m"),
+    ({"collision": {"obstacle_slow_down_m": 0.01, "obstacle_stop_m": 0.02}}, "collision.obstacle_slow_down_m"),
+    ({"collision": {"obstacle_stop_m": 0.001}}, "collision.obstacle_stop_m"),
+    ({"collision": {"table_z_m": -0.02}}, "collision.table_z_m"),  # its name once
+    ({"whole_arm": {"lower_m": (0, 0, 0), "upper_m": (1, 0, 1)}}, "whole_arm.lower_m: must be below upper_m in y"),
     ({"collision": {"table_slow_down_m": 0.01, "table_stop_m": 0.02}}, "collision.table_slow_down_m"),
 )
 

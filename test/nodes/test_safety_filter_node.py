@@ -45,7 +45,7 @@ def arguments(**parameters: str) -> list[str]:
         ({"robot": "wx250s", "base_frame": "world"}, "base_frame: 'world' is not wx250s's base frame"),
         ({"robot": "panda"}, "workspace.lower_m/upper_m: the start pose's z 0.487 is outside"),
         ({"robot": "wx250s", "motion__max_speed_m_s": "0.3"}, "motion.max_speed_m_s: 0.3 is above the arm's own limit"),
-        ({"robot": "wx250s", "collision__table_z_m": "0.3"}, "collision.table_z_m"),
+        ({"robot": "wx250s", "collision__table_height_m": "0.3"}, "collision.table_height_m"),
     ],
 )
 def test_a_configuration_that_does_not_fit_the_robot_does_not_start(

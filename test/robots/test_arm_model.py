@@ -107,11 +107,99 @@ def test_links_far_down_the_arm_are_watched_and_joined_ones_are_not() -> None:
 def test_heights_are_of_the_lowest_points(q: np.ndarray) -> None:
     """Against a ball far below: its distance to a shape is that of the shape's lowest point, nearly."""
     model, data = placed(q)
-    heights = dict(zip(MODEL._over_table.tolist(), MODEL.heights(q), strict=True))
+    heights = dict(zip(MODEL._moving.tolist(), MODEL.heights(q), strict=True))
     for geom, height in heights.items():
         points = surface(model, data, geom)
         assert height <= points[:, 2].min() + 1e-9
         assert height == pytest.approx(points[:, 2].min(), abs=2e-3)
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_extents_are_of_the_outermost_points_and_corners_move_at_least_as_far(name: str) -> None:
+    """Hazard: a point of a shape that is further out, or faster, than the model says."""
+    robot, arm, _ = parts(name)
+    model, rng = kinematic_model(robot, fingers=1.0), np.random.default_rng(1)
+    for _ in range(4):
+        q = rng.uniform(arm.lower, arm.upper)
+        places = []
+        for joints in (q, q + 0.1 * rng.normal(size=len(q))):
+            data = mujoco.MjData(model)
+            data.qpos[:] = joints
+            mujoco.mj_forward(model, data)
+            places.append([surface(model, data, geom) for geom in arm._moving])
+        least, greatest = arm.extents(q)
+        moved = np.linalg.norm(np.subtract(arm.corners(joints), arm.corners(q)), axis=2).max(axis=1)
+        for i, (points, later) in enumerate(zip(*places, strict=True)):
+            np.testing.assert_allclose(points.min(axis=0), least[i], atol=2e-3)
+            np.testing.assert_allclose(points.max(axis=0), greatest[i], atol=2e-3)
+            assert (points >= least[i] - 1e-9).all()
+            assert (points <= greatest[i] + 1e-9).all()
+            fastest = np.linalg.norm(later - points, axis=1).max()
+            assert fastest <= moved[i] + 1e-9
+            assert moved[i] <= fastest + 0.01 * np.sqrt(len(q))
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_distances_from_boxes_are_those_of_the_nearest_points(name: str) -> None:
+    """Hazard: a box that the quick way leaves out although it is near, or a distance that is not the least."""
+    arm = parts(name)[1]
+    rng, near, inside = np.random.default_rng(2), 0, 0
+    for _ in range(40):
+        q = rng.uniform(arm.lower, arm.upper)
+        # Somewhere on the arm's way, long in any direction.
+        middle = arm.extents(q)[0][rng.integers(len(arm.link_names))] + rng.normal(scale=0.06, size=3)
+        half = 0.02 * 5 ** rng.uniform(-1, 1, 3)
+        box = (tuple((middle - half).tolist()), tuple((middle + half).tolist()))
+        among = arm.among((box,))
+        found = among.obstacle_distances(q, 0.05)[:, 0]
+        for i, geom in enumerate(among._moving.tolist()):
+            expected = min(apart(among._model, among._data, geom, middle, half), 0.05)
+            near, inside = near + (0 < expected < 0.05), inside + (found[i] < 0)
+            assert max(found[i], 0.0) == pytest.approx(expected, abs=2e-5)
+    assert near > 30
+    assert inside > 15
+
+
+def apart(model: mujoco.MjModel, data: mujoco.MjData, geom: int, middle: np.ndarray, half: np.ndarray) -> float:
+    """[m] between a shape and a box, 0 where they overlap: by projecting onto the one and the other in turn."""
+    place, axes = data.geom_xpos[geom], data.geom_xmat[geom].reshape(3, 3)
+    size, kind = model.geom_size[geom], int(model.geom_type[geom])
+    point = place.copy()
+    for _ in range(3000):
+        other = np.clip(point, middle - half, middle + half)
+        local = (other - place) @ axes
+        if kind == mujoco.mjtGeom.mjGEOM_BOX:
+            local = np.clip(local, -size, size)
+        elif kind == mujoco.mjtGeom.mjGEOM_CYLINDER:
+            local[:2] *= min(1.0, size[0] / max(np.linalg.norm(local[:2]), 1e-12))
+            local[2] = np.clip(local[2], -size[1], size[1])
+        else:
+            axis = np.array([0, 0, np.clip(local[2], -size[1], size[1]) if kind != mujoco.mjtGeom.mjGEOM_SPHERE else 0])
+            local = axis + (local - axis) * min(1.0, size[0] / max(np.linalg.norm(local - axis), 1e-12))
+        point, before = place + axes @ local, point
+        if np.linalg.norm(point - before) < 1e-9:
+            break
+    return float(np.linalg.norm(point - np.clip(point, middle - half, middle + half)))
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_a_held_object_reaches_as_far_as_it_is_told_to(name: str) -> None:
+    """Hazard: the allowance lies along another axis than the hand's, or begins at another point than the fingertips."""
+    robot, arm, _ = parts(name)
+    q = robot.pose("start")
+    if name == "wx250s":
+        q = np.array([0.0, 0.0, 0.0, 0.0, np.pi / 2, 0.0])  # straight down, as the panda's start pose is
+    holding = arm.among((), 0.07, 0.04)
+    assert holding.link_names == (*arm.link_names, "held object")
+    (least, greatest), bare = (e[-1] for e in holding.extents(q)), arm.extents(q)[0]
+    assert least[2] == pytest.approx(bare[-1][2] - 0.07, abs=1e-6)
+    point = arm.forward(q).position
+    np.testing.assert_allclose(greatest[:2] - point[:2], 0.04, atol=1e-3)
+    np.testing.assert_allclose(point[:2] - least[:2], 0.04, atol=1e-3)
+    assert greatest[2] > point[2]
+    assert holding.pair_names == arm.pair_names
+    assert arm.among((), 0.07, 0.04) is holding
+    assert arm.among(()) is arm
 
 
 def surface(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from openvla_ros import geometry
 from openvla_ros.types import ArmState, Array, Pose
 
 AXES = "xyz"
+Corner = tuple[float, float, float]  # x, y, z [m]
 _MISFIT_M, _MISFIT_RAD = 0.01, 0.05  # between measured pose and measured joints, where model and arm are the same
 
 
@@ -48,8 +49,20 @@ class ArmModel(Protocol):
         """(len(pair_names),) [m] between links, at most ``cutoff``."""
         ...
 
-    def heights(self, q: Array) -> Array:
-        """(len(link_names),) [m] of links above the base frame's origin."""
+    def among(self, boxes: tuple[tuple[Corner, Corner], ...], held_ahead: float, held_aside: float) -> ArmModel:
+        """This arm among boxes (lower, upper), with an object in its hand that reaches so far beyond the fingers."""
+        ...
+
+    def extents(self, q: Array) -> tuple[Array, Array]:
+        """(len(link_names), 3) twice [m]: least and greatest coordinates of each shape that moves."""
+        ...
+
+    def corners(self, q: Array) -> Array:
+        """(len(link_names), 8, 3) [m] of boxes that enclose the shapes and move with them."""
+        ...
+
+    def obstacle_distances(self, q: Array, cutoff: float) -> Array:
+        """(len(link_names), boxes) [m] to the boxes that the arm is among, at most ``cutoff``."""
         ...
 
 
@@ -70,8 +83,21 @@ class Posture:
         return self._model.distances(self.q, self._cutoff)
 
     @cached_property
+    def extents(self) -> tuple[Array, Array]:
+        return self._model.extents(self.q)
+
+    @property
     def heights(self) -> Array:
-        return self._model.heights(self.q)
+        """(len(link_names),) [m] of each shape's lowest point above the base frame's origin."""
+        return self.extents[0][:, 2]
+
+    @cached_property
+    def corners(self) -> Array:
+        return self._model.corners(self.q)
+
+    @cached_property
+    def obstacle_distances(self) -> Array:
+        return self._model.obstacle_distances(self.q, self._cutoff)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +144,14 @@ class Approach:
         if (excess > 0).any() and (remainder := path.remainder()) is not None:
             excess = np.where(values.min(axis=0) >= _along(remainder, of).min(axis=0) - 1e-9, 0.0, excess)
         return excess
+
+    def worst(self, path: JointPath, of: Callable[[Posture], Array]) -> int | None:
+        """Which of the values (m,) of a posture falls too far somewhere along the path; None if none does."""
+        if len(of(path.postures[0])) == 0:
+            return None
+        excess = self.excess(path, of)
+        worst = int(excess.argmax())
+        return worst if excess[worst] > 0 else None
 
 
 def _along(path: JointPath, of: Callable[[Posture], Array]) -> Array:

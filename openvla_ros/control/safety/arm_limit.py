@@ -38,7 +38,7 @@ class ArmLimit:
     def __init__(self, config: SafetyConfig, model: ArmModel, rules: Sequence[ArmRule]) -> None:
         self._model = model
         self._rules = rules
-        self._cutoff = config.collision.self_slow_down_m
+        self._cutoff = max(config.collision.self_slow_down_m, config.collision.obstacle_slow_down_m)
         self._negligible = _NEGLIGIBLE * np.repeat([config.motion.max_step_m, config.motion.max_step_rad], 3)
         self._paths: _Paths | None = None
 

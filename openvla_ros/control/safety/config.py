@@ -13,10 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from openvla_ros.control.safety import start_up
 from openvla_ros.control.safety.arm import AXES, ArmModel
 from openvla_ros.errors import ConfigError
-from openvla_ros.types import Array
 
 Number = Annotated[float, Strict()]  # a YAML `yes` or "0.05" is a mistake, not 1.0
 Vector = tuple[Number, Number, Number]
@@ -106,6 +104,7 @@ class MotionLimits(Section):
     max_speed_rad_s: Number = number(1.25, "rad/s", "speed of the commanded orientation", gt=0, le=3.0)
     max_acceleration_m_s2: Number = number(2.5, "m/s^2", "change of commanded velocity, stops included", gt=0, le=13)
     max_acceleration_rad_s2: Number = number(12.5, "rad/s^2", "the same for angular velocity", gt=0, le=60)
+    max_link_speed_m_s: Number = number(0.55, "m/s", "speed of every point of every link that moves", gt=0, le=3.0)
     lead_s: Number = number(
         0.03, "s", "from a decision until it takes effect: time for the command to reach the driver", ge=0, le=0.2
     )
@@ -170,18 +169,40 @@ class Singularity(Section):
 
 
 class Collision(Section):
-    """Distance of the arm's links from each other and from the table, which is a plane."""
+    """Distance of the arm's links from each other, from the table, which is a plane, and from what else is around."""
 
     self_slow_down_m: Number = number(0.03, "m", "distance of two links below which they near slowly", gt=0, le=0.3)
     self_stop_m: Number = number(0.01, "m", "distance of two links that is kept", gt=0, le=0.2)
-    table_z_m: Number = number(-0.02, "m", "height of the table, base frame; far down: none", ge=-5, le=1, live=False)
+    table_height_m: Number = number(
+        -0.02, "m", "height of the table's top, base frame; far down: none", ge=-5, le=1, live=False
+    )
     table_slow_down_m: Number = number(0.03, "m", "height above the table below which links sink slowly", gt=0, le=0.3)
     table_stop_m: Number = number(0.003, "m", "height above the table that is kept", ge=0, le=0.2)
+    obstacle_slow_down_m: Number = number(
+        0.03, "m", "distance from keep-out boxes and whole_arm's walls below which links near slowly", gt=0, le=0.3
+    )
+    obstacle_stop_m: Number = number(
+        0.01, "m", "distance from them that is kept; a path is judged every 0.02 m", ge=0.005, le=0.2
+    )
     approach_s: Number = number(0.2, "s", "time constant of the approach from slow_down to stop", ge=0.05, le=5)
 
 
+class WholeArm(Section):
+    """Walls, a cage, a ceiling: a box that nothing of the arm leaves. The workspace is the end effector's point's."""
+
+    lower_m: Vector | None = number(None, "m", "lower corner (x, y, z), base frame; none: no such walls", live=False)
+    upper_m: Vector | None = number(None, "m", "upper corner (x, y, z), base frame; none: no such walls", live=False)
+
+
+class HeldObject(Section):
+    """Room for what the gripper may hold, a cylinder around the hand's axis; both 0: none."""
+
+    ahead_m: Number = number(0.0, "m", "how far it reaches beyond the fingertips", ge=0, le=0.5, live=False)
+    aside_m: Number = number(0.0, "m", "how far it reaches sideways from the hand's axis", ge=0, le=0.5, live=False)
+
+
 class Box(Section):
-    """An axis-aligned box in the base frame that the end effector must not enter."""
+    """An axis-aligned box in the base frame that neither the end effector's point nor any link that moves enters."""
 
     name: str = Field(min_length=1)
     lower_m: Vector
@@ -265,6 +286,8 @@ class SafetyConfig(Section):
     joints: Joints = Joints()
     singularity: Singularity = Singularity()
     collision: Collision = Collision()
+    whole_arm: WholeArm = WholeArm()
+    held_object: HeldObject = HeldObject()
     gripper: Gripper = Gripper()
     freeze: Freeze = Freeze()
     contact: Contact = Contact()
@@ -289,23 +312,10 @@ class SafetyConfig(Section):
                 value = getattr(section, name) if name else section
                 yield f"{section_name}.{name}".rstrip("."), value, {"description": info.description, **extra}
 
-    def check_robot(
-        self,
-        *,
-        arm_model: ArmModel | None = None,
-        start_joints: Array | None = None,
-        speed_m_s: float | None = None,
-        speed_rad_s: float | None = None,
-        max_efforts_n_m: tuple[float, ...] | None = None,
-    ) -> None:
-        """ConfigError where this contradicts the arm: its start pose (n,) [rad], its reach, its own limits."""
-        problems = list(start_up.above_the_arms_own(self, speed_m_s, speed_rad_s, max_efforts_n_m))
-        if arm_model is not None:
-            problems += start_up.beyond_the_arm(self, arm_model)
-            if start_joints is not None:
-                problems += start_up.bad_start(self, arm_model, start_joints)
-        if problems:
-            raise ConfigError("; ".join(problems))
+    def place(self, model: ArmModel) -> ArmModel:
+        """The arm among the keep-out boxes, with the object in its hand that is to be allowed for."""
+        boxes = tuple((box.lower_m, box.upper_m) for box in self.keep_out)
+        return model.among(boxes, self.held_object.ahead_m, self.held_object.aside_m)
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> SafetyConfig:
@@ -337,6 +347,11 @@ def _contradictions(config: SafetyConfig) -> Iterator[str]:
             yield f"keep_out '{keep_out.name}': lower_m must be below upper_m in x, y and z"
         if all(low[i] <= box.lower_m[i] and high[i] >= box.upper_m[i] for i in range(3)):
             yield f"keep_out '{keep_out.name}': covers the whole workspace"
+    walls = config.whole_arm
+    if walls.lower_m and walls.upper_m:
+        narrow = [n for n, low, high in zip(AXES, walls.lower_m, walls.upper_m, strict=True) if not low < high]
+        if narrow:
+            yield f"whole_arm.lower_m: must be below upper_m in {', '.join(narrow)}"
     if tracking.max_error_m < motion.max_step_m:
         yield f"tracking.max_error_m: {tracking.max_error_m} must be at least motion.max_step_m ({motion.max_step_m})"
     if tracking.max_error_rad < motion.max_step_rad:
@@ -346,6 +361,7 @@ def _contradictions(config: SafetyConfig) -> Iterator[str]:
         ("singularity.slow_down", singularity.slow_down, singularity.stop),
         ("collision.self_slow_down_m", collision.self_slow_down_m, collision.self_stop_m),
         ("collision.table_slow_down_m", collision.table_slow_down_m, collision.table_stop_m),
+        ("collision.obstacle_slow_down_m", collision.obstacle_slow_down_m, collision.obstacle_stop_m),
     ):
         if not slow_down > stop:
             yield f"{name}: {slow_down} must be above {stop}, where the motion stops"

@@ -224,8 +224,8 @@ class SafetyFilter:
         self._pauses: list[Monitor] = [rule(config) for rule in rules.PAUSES]
         self._arm_limit = None
         if self._arm_model is not None:
-            arm_rules = [rule(config, self._arm_model) for rule in rules.ARM_RULES]
-            self._arm_limit = ArmLimit(config, self._arm_model, arm_rules)
+            model = config.place(self._arm_model)
+            self._arm_limit = ArmLimit(config, model, [rule(config, model) for rule in rules.ARM_RULES])
             self._limits.append(self._arm_limit)  # last: the others cost less, and narrow what it has to search
 
     # Time and state

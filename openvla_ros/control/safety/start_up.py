@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from openvla_ros import geometry
 from openvla_ros.control.safety.arm import AXES, ArmModel
+from openvla_ros.control.safety.config import SafetyConfig
+from openvla_ros.errors import ConfigError
 from openvla_ros.types import Array, Pose
 
-if TYPE_CHECKING:
-    from openvla_ros.control.safety.config import SafetyConfig
+
+def check_robot(
+    config: SafetyConfig,
+    *,
+    arm_model: ArmModel | None = None,
+    start_joints: Array | None = None,
+    speed_m_s: float | None = None,
+    speed_rad_s: float | None = None,
+    max_efforts_n_m: tuple[float, ...] | None = None,
+) -> None:
+    """ConfigError where ``config`` contradicts the arm: its start pose (n,) [rad], its reach, its own limits."""
+    problems = list(above_the_arms_own(config, speed_m_s, speed_rad_s, max_efforts_n_m))
+    if arm_model is not None:
+        problems += beyond_the_arm(config, arm_model)
+        if start_joints is not None:
+            problems += bad_start(config, arm_model, start_joints)
+            problems += touching_start(config, config.place(arm_model), start_joints)
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def above_the_arms_own(
@@ -66,11 +84,34 @@ def bad_start(config: SafetyConfig, model: ArmModel, start_joints: Array) -> Ite
     if distances.size and distances.min() < stop:
         names = model.pair_names[int(distances.argmin())]
         yield f"collision.self_stop_m: {names} start {distances.min():.3f} m apart, below {stop} m"
-    table, stop = config.collision.table_z_m, config.collision.table_stop_m
-    heights = model.heights(start_joints) - table
-    if heights.size and heights.min() < stop:
-        name = model.link_names[int(heights.argmin())]
-        yield f"collision.table_z_m: {name} starts {heights.min():.3f} m above the table at {table} m, below {stop} m"
+
+
+def touching_start(config: SafetyConfig, model: ArmModel, start_joints: Array) -> Iterator[str]:
+    """What of the arm, and of an object in its hand, is too near to its surroundings at the start pose (n,) [rad]."""
+    lower, upper = model.extents(start_joints)
+    table, stop = config.collision.table_height_m, config.collision.table_stop_m
+    height, name = _least(lower[:, 2] - table, model.link_names)
+    if height < stop:
+        yield f"collision.table_height_m: {name} starts {height:.3f} m above the table at {table} m, below {stop} m"
+    stop = config.collision.obstacle_stop_m
+    distances = model.obstacle_distances(start_joints, 2 * stop)
+    for i, box in enumerate(config.keep_out):
+        distance, name = _least(distances[:, i], model.link_names)
+        if distance < stop:
+            yield f"keep_out '{box.name}': {name} starts {distance:.3f} m from it, below {stop} m"
+    for bound, corner, gaps in (
+        ("lower_m", config.whole_arm.lower_m, lower - (config.whole_arm.lower_m or 0.0)),
+        ("upper_m", config.whole_arm.upper_m, (config.whole_arm.upper_m or 0.0) - upper),
+    ):
+        for i, axis in enumerate(AXES if corner else ""):
+            distance, name = _least(gaps[:, i], model.link_names)
+            if distance < stop:
+                yield f"whole_arm.{bound}: {name} starts {distance:.3f} m from the wall in {axis}, below {stop} m"
+
+
+def _least(values: Array, names: tuple[str, ...]) -> tuple[float, str]:
+    """The least of the values (m,), infinite where there are none, and whose it is."""
+    return (float(values.min()), names[int(values.argmin())]) if values.size else (math.inf, "")
 
 
 def _start_outside(config: SafetyConfig, start: Pose) -> Iterator[str]:

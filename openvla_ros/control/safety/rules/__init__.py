@@ -25,7 +25,9 @@ from openvla_ros.control.safety.rules.gripper import Gripper
 from openvla_ros.control.safety.rules.joint_range import JointRange
 from openvla_ros.control.safety.rules.joint_speed import JointSpeed
 from openvla_ros.control.safety.rules.keep_out import KeepOut
+from openvla_ros.control.safety.rules.keep_out_arm import KeepOutArm
 from openvla_ros.control.safety.rules.latch import Latch
+from openvla_ros.control.safety.rules.link_speed import LinkSpeed
 from openvla_ros.control.safety.rules.order import Order
 from openvla_ros.control.safety.rules.pace import Pace
 from openvla_ros.control.safety.rules.paused import Paused
@@ -36,6 +38,7 @@ from openvla_ros.control.safety.rules.reachable import Reachable
 from openvla_ros.control.safety.rules.singularity import Singularity
 from openvla_ros.control.safety.rules.step import Step
 from openvla_ros.control.safety.rules.tracking import Tracking
+from openvla_ros.control.safety.rules.whole_arm import WholeArm
 from openvla_ros.control.safety.rules.workspace import Workspace
 
 GATES: tuple[Callable[[SafetyConfig], Gate], ...] = (
@@ -65,9 +68,12 @@ ARM_RULES: tuple[Callable[[SafetyConfig, ArmModel], ArmRule], ...] = (
     Reachable,
     JointRange,
     JointSpeed,
+    LinkSpeed,
     Singularity,
     SelfCollision,
     TableCollision,
+    KeepOutArm,
+    WholeArm,
 )
 
 MONITORS: tuple[Callable[[SafetyConfig], Monitor], ...] = (

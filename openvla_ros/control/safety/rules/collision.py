@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from openvla_ros.control.safety.arm import Approach, ArmModel, JointPath, Posture
+from openvla_ros.control.safety.arm import Approach, ArmModel, JointPath
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.motion import Context, Objection
-from openvla_ros.types import Array
 
 
 class SelfCollision:
@@ -19,7 +16,7 @@ class SelfCollision:
         self._approach = Approach(band.self_slow_down_m, band.self_stop_m, band.approach_s)
 
     def __call__(self, path: JointPath, context: Context) -> Objection | None:
-        worst = _worst(self._approach, path, lambda posture: posture.distances)
+        worst = self._approach.worst(path, lambda posture: posture.distances)
         if worst is None:
             return None
         detail = f"{self._names[worst]}, distance [m]: step cut"
@@ -33,13 +30,13 @@ class TableCollision:
 
     def __init__(self, config: SafetyConfig, model: ArmModel) -> None:
         band = config.collision
-        self._names, self._table, self._stop = model.link_names, band.table_z_m, band.table_stop_m
+        self._names, self._table, self._stop = model.link_names, band.table_height_m, band.table_stop_m
         self._approach = Approach(
-            band.table_z_m + band.table_slow_down_m, band.table_z_m + band.table_stop_m, band.approach_s
+            self._table + band.table_slow_down_m, self._table + band.table_stop_m, band.approach_s
         )
 
     def __call__(self, path: JointPath, context: Context) -> Objection | None:
-        worst = _worst(self._approach, path, lambda posture: posture.heights)
+        worst = self._approach.worst(path, lambda posture: posture.heights)
         if worst is None:
             return None
         detail = f"{self._names[worst]}, height above the table [m]: step cut"
@@ -50,12 +47,3 @@ class TableCollision:
             self._stop,
             lambda path: min(float(p.heights[worst]) for p in path.postures) - table,
         )
-
-
-def _worst(approach: Approach, path: JointPath, of: Callable[[Posture], Array]) -> int | None:
-    """Which of the values comes too near somewhere along the path, None if none does."""
-    if len(of(path.postures[0])) == 0:
-        return None
-    excess = approach.excess(path, of)
-    worst = int(excess.argmax())
-    return worst if excess[worst] > 0 else None

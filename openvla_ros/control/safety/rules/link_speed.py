@@ -1,0 +1,36 @@
+"""No point of the arm moves faster than a limit: an elbow may hit somebody while the end effector stands still."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openvla_ros.control.safety.arm import ArmModel, JointPath
+from openvla_ros.control.safety.config import SafetyConfig
+from openvla_ros.control.safety.motion import TOLERANCE, Context, Objection
+from openvla_ros.types import Array
+
+CODE = "link_speed"
+
+
+class LinkSpeed:
+    """By the corners of every shape that moves: the fastest point of a rigid body's hull is one of its corners."""
+
+    def __init__(self, config: SafetyConfig, model: ArmModel) -> None:
+        self._names = model.link_names
+        self._limit = config.motion.max_link_speed_m_s
+
+    def __call__(self, path: JointPath, context: Context) -> Objection | None:
+        fastest = _fastest(path)
+        if not fastest.size or fastest.max() <= self._limit * (1 + TOLERANCE):
+            return None
+        worst = int(fastest.argmax())
+        detail = f"{self._names[worst]} [m/s] would be too fast: step cut"
+        return Objection(CODE, detail, self._limit, lambda path: float(_fastest(path)[worst]))
+
+
+def _fastest(path: JointPath) -> Array:
+    """(shapes,) [m/s] of each shape's fastest corner along the path."""
+    corners = np.stack([posture.corners for posture in path.postures])
+    moved = np.diff(corners, axis=0)
+    distances = np.sqrt((moved * moved).sum(axis=3).max(axis=2, initial=0.0))  # (steps, shapes)
+    return (distances / np.diff(path.times)[:, None]).max(axis=0)
