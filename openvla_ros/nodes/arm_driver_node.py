@@ -186,7 +186,7 @@ class ArmDriverNode(Node):
 
 
 def main() -> int:
-    return spin.run(ArmDriverNode)
+    return spin.run(ArmDriverNode, realtime=True)
 
 
 if __name__ == "__main__":

@@ -247,7 +247,7 @@ def make() -> SafetyFilterNode:
 
 
 def main() -> int:
-    return spin.run(make)
+    return spin.run(make, realtime=True)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 class Diagnostics:
     """Publishes the last thing that was ``set``."""
 
-    def __init__(self, node: Node, period: float = 1.0) -> None:
+    def __init__(self, node: Node, period: float = 1.0, task: str = "") -> None:
+        """``task``: of what this is the status, where a node has several."""
         self._node = node
-        self._status = DiagnosticStatus(
-            name=node.get_fully_qualified_name().lstrip("/"), level=OK, message="starting", hardware_id=""
-        )
+        name = node.get_fully_qualified_name().lstrip("/") + (f": {task}" if task else "")
+        self._status = DiagnosticStatus(name=name, level=OK, message="starting", hardware_id="")
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         timers.every(node, period, self._publish)
 

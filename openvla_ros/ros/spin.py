@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from openvla_ros.errors import ConfigError, OpenVLAError
 from openvla_ros.ros import parameters, timers
+from openvla_ros.ros.executor import LeanExecutor
+from openvla_ros.ros.priority import threads
+from openvla_ros.ros.realtime import Realtime
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _ENDS = (signal.SIGINT, signal.SIGTERM)
@@ -73,15 +75,16 @@ class _Ending:
             signal.signal(number, signal.SIG_IGN)
 
 
-def run(make: Callable[[], Node]) -> int:
+def run(make: Callable[[], Node], realtime: bool = False) -> int:
     """Spin ``make()`` until a signal ends it. Exit status 2 for a configuration that can't work.
 
-    Does not return while other threads run: the process ends in here.
+    ``realtime``: ask the system for it, as the node's parameters ``realtime.*`` say. Does not return while other threads
+    run: the process ends in here.
     """
     _die_with_parent()
     ending = _Ending()
     try:
-        status = _spin(make, ending)
+        status = _spin(make, ending, realtime)
     except Exception:
         traceback.print_exc()
         status = 1
@@ -91,19 +94,25 @@ def run(make: Callable[[], Node]) -> int:
     return status
 
 
-def _spin(make: Callable[[], Node], ending: _Ending) -> int:
+def _spin(make: Callable[[], Node], ending: _Ending, realtime: bool) -> int:
     node: Node | None = None
+    priority: Realtime | None = None
+    others = threads()
     try:
         try:
             _init()
             node = make()
+            priority = Realtime(node, others) if realtime else None
             parameters.refuse_unknown(node)
         except OpenVLAError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 2
         timers.every(node, _LOOK, lambda: None)  # a signal does not wake an executor that waits
-        executor = SingleThreadedExecutor()
+        executor = LeanExecutor()
         executor.add_node(node)
+        if priority is not None:
+            timers.every(node, _LOOK, priority.tend)
+            priority.start()
         while not ending.asked:
             executor.spin_once()
         ending.begin()  # in here, so that an interrupt that comes just now can't skip what follows
