@@ -1,27 +1,25 @@
 """Filter and driver as processes: how soon does an e-stop become a hold, and do their timers keep time?
 
 The real nodes with the arm rules of the WidowX 250 S; joint states at 100 Hz and actions come from here. Beside them
-run none, one and two processes that do nothing but keep a core busy. In turn, the nodes do not ask for priority
-(plain), ask and are refused it, ask and get what the system grants here (docs/install.md). Times are from before e_stop
-is published to when the answer is taken, both in this process; it asks for a higher priority still, so that its own
-delay is not what is measured.
+run none, one and two processes that do nothing but keep a core busy. In turn, the nodes run without
+and with the priority that the system grants them (docs/install.md). Times are from before e_stop is published to when
+the answer is taken, both in this process; it asks for a higher priority still, so that its own delay is not what is
+measured.
 
     filter  the filter alone, each press ends a motion: until HOLD comes on `command`
     driver  the driver alone, at rest: until the hold comes as a trajectory for the arm's controller
     both    each press ends a motion: until that trajectory, whoever of the two was first
 
     python benchmarks/safety_filter_node.py [--presses 200] [--rounds 2] [--loads 0 1 2] [--setups filter driver both]
-        [--ways plain refused granted]
+        [--ways without with]
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -48,9 +46,8 @@ from openvla_ros.ros import conversion, priority, qos, spin, timers
 from openvla_ros.types import ArmState
 
 TICK_HZ = 250.0  # of the filter's timer
-PRIORITY = 10  # that the nodes ask for
 LOADS = (0, 1, 2)  # busy processes
-WAYS = ("plain", "refused", "granted")
+WAYS = ("without", "with")
 SETUPS = {"filter": ("filter",), "driver": ("driver",), "both": ("filter", "driver")}  # the nodes of each
 
 
@@ -63,7 +60,7 @@ def filter_process(result: Path) -> int:
             times.append(time.monotonic())
             super()._on_timer()
 
-    status = spin.run(Timed, realtime=True)
+    status = spin.run(Timed, realtime=priority.FILTER)
     result.write_text(json.dumps(np.diff(times[int(TICK_HZ) :]).tolist()))  # without the first second
     return status
 
@@ -159,18 +156,10 @@ class Arm:
             time.sleep(0.02)
 
 
-def renounce() -> None:
-    """In a child before it starts: the system grants it nothing, as it does a user who was given no right."""
-    ctypes.CDLL(None).prctl(24, 23, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_SYS_NICE: a root's; others don't have it
-    for limit in (resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE):
-        resource.setrlimit(limit, (0, 0))
-
-
 @contextmanager
-def running(commands: list[list[str]], refused: bool = False) -> Iterator[list[subprocess.Popen[bytes]]]:
+def running(commands: list[list[str]]) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that end with this; of their own sessions, as bringup starts nodes."""
-    prepare = renounce if refused else None
-    started = [subprocess.Popen(command, start_new_session=True, preexec_fn=prepare) for command in commands]
+    started = [subprocess.Popen(command, start_new_session=True) for command in commands]
     try:
         yield started
     finally:
@@ -201,9 +190,9 @@ def measure(row: Row, setup: str, load: int, way: str, presses: int, precise: bo
     with TemporaryDirectory() as folder:
         result = Path(folder) / "gaps.json"
         busy = [[sys.executable, "-c", "while True: pass"]] * load
-        nodes = [node_command(name, 0 if way == "plain" else PRIORITY, result) for name in SETUPS[setup]]
+        nodes = [node_command(name, way, result) for name in SETUPS[setup]]
         rng = random.Random(0)
-        with running(busy), running(nodes, way == "refused"), Operator() as operator, taking_priority(precise):
+        with running(busy), running(nodes), Operator() as operator, taking_priority(precise):
             arm = Arm(operator, setup)
             arm.wait_for_nodes()
             for _ in range(presses):
@@ -215,8 +204,10 @@ def measure(row: Row, setup: str, load: int, way: str, presses: int, precise: bo
             row.gaps += json.loads(result.read_text())
 
 
-def node_command(name: str, asked: int, result: Path) -> list[str]:
-    parameters: dict[str, object] = {"robot": "wx250s", "realtime.priority": asked}
+def node_command(name: str, way: str, result: Path) -> list[str]:
+    parameters: dict[str, object] = {"robot": "wx250s"}
+    if way == "without":
+        parameters["realtime.priority"] = 0
     if name == "filter":
         parameters |= {"tick_hz": TICK_HZ, "rate.min_interval_s": 0.001}
     arguments = [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
@@ -228,7 +219,7 @@ def node_command(name: str, asked: int, result: Path) -> list[str]:
 def taking_priority(precise: bool) -> Iterator[None]:
     """For all threads there are now, and those that they start; not for processes that are started afterwards."""
     if precise:
-        priority.ask(priority.threads(), 2 * PRIORITY)
+        priority.ask(priority.threads(), 2 * priority.DRIVER)
     yield
     for thread in priority.threads():
         os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
@@ -245,8 +236,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ |= local_environment(random.SystemRandom().randint(1, 101))
     print(machine_line(("numpy", "mujoco", "rclpy")))
-    for way in WAYS[1:]:
-        print(f"{way}: {answer_to_a_child(way)}")
+    print(f"with: {answer_to_a_child()}")
     print(f"\n{'':22}{'e-stop to hold [ms]':>24}{f'timer at {TICK_HZ:.0f} Hz: ticks and gaps [ms]':>48}")
     names = ("p50", "p99", "max", "due", "missing", "late", "p50", "p99", "max")
     print(f"{'':8}{'busy':<5}{'':9}" + "".join(f"{name:>8}" for name in names) + f"{'load':>8}")
@@ -261,15 +251,18 @@ def main() -> None:
                 print(f"{text:<94}{os.getloadavg()[0]:8.1f}", flush=True)
 
 
-def answer_to_a_child(way: str) -> str:
+def answer_to_a_child() -> str:
     """What the system says to a process that asks, and ends."""
-    asking = f"from openvla_ros.ros import priority as p; print(p.ask(p.threads(), {PRIORITY}).got)"
-    prepare = renounce if way == "refused" else None
-    return subprocess.check_output([sys.executable, "-c", asking], text=True, preexec_fn=prepare).strip()
+    asking = (
+        f"from openvla_ros.ros import priority as p; a = p.ask(p.threads(), {priority.FILTER}); print(a.got, a.missing)"
+    )
+    return subprocess.check_output([sys.executable, "-c", asking], text=True).strip()
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--role"]:
         name, result = sys.argv[2:4]
-        sys.exit(filter_process(Path(result)) if name == "filter" else spin.run(ArmDriverNode, realtime=True))
+        sys.exit(
+            filter_process(Path(result)) if name == "filter" else spin.run(ArmDriverNode, realtime=priority.DRIVER)
+        )
     main()

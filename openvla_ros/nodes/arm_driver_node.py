@@ -24,7 +24,7 @@ from openvla_ros.drive.interfaces import load_interface
 from openvla_ros.errors import KinematicsError
 from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.kinematics import Kinematics
-from openvla_ros.ros import conversion, parameters, qos, spin, timers
+from openvla_ros.ros import conversion, parameters, priority, qos, spin, timers
 from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from openvla_ros.types import ArmState, Outcome
 
@@ -186,7 +186,7 @@ class ArmDriverNode(Node):
 
 
 def main() -> int:
-    return spin.run(ArmDriverNode, realtime=True)
+    return spin.run(ArmDriverNode, realtime=priority.DRIVER)
 
 
 if __name__ == "__main__":

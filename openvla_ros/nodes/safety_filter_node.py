@@ -22,7 +22,7 @@ from openvla_ros.control.safety.filter import Decision, SafetyFilter, State, Ver
 from openvla_ros.errors import ConfigError
 from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import RobotDescription, load_robot
-from openvla_ros.ros import conversion, parameters, qos, spin, stop_signal, timers
+from openvla_ros.ros import conversion, parameters, priority, qos, spin, stop_signal, timers
 from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from openvla_ros.ros.markers import safety_markers
 from openvla_ros.ros.outlet import Outlet
@@ -247,7 +247,7 @@ def make() -> SafetyFilterNode:
 
 
 def main() -> int:
-    return spin.run(make, realtime=True)
+    return spin.run(make, realtime=priority.FILTER)
 
 
 if __name__ == "__main__":

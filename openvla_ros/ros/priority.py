@@ -14,6 +14,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+FILTER, DRIVER = 10, 11  # real-time priorities: on too few cores whoever is nearer to the arm holds it first
 NICE = -11  # what is asked for where there is no real-time priority
 BUDGET = 0.5  # [s] of computing without a pause after which a real-time thread gets SIGXCPU
 LAST = 3.0  # [s] after which the kernel kills it: neither Python's handler nor anything else has come through

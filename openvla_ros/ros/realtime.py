@@ -7,9 +7,10 @@ import os
 import signal
 import time
 from collections.abc import Set
-from typing import Annotated
+from copy import copy
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -35,19 +36,24 @@ class RealtimeParameters(BaseModel):
     )
 
 
-class _Settings(BaseModel):
-    realtime: RealtimeParameters = Field(default_factory=RealtimeParameters)
+def _settings(priority: int) -> type[BaseModel]:
+    """A model with the parameters ``realtime.*``, the default of the priority being ``priority``."""
+    field = copy(RealtimeParameters.model_fields["priority"])
+    field.default = priority
+    own = create_model("RealtimeParameters", __base__=RealtimeParameters, priority=(int, field))
+    return create_model("Settings", realtime=(own, Field(default_factory=own)))
 
 
 class Realtime:
-    """Declares ``realtime.*`` on ``node``; `start` asks; `tend` is to be called now and then.
+    """Declares ``realtime.*`` on ``node``, ``default`` being the priority; `start` asks; `tend` is called now and then.
 
     Not for ``others``: threads that were there before the node and are not its own, such as a BLAS library's, which
     wait by computing. Main thread only: it is where signals are handled.
     """
 
-    def __init__(self, node: Node, others: Set[int]) -> None:
-        self._settings = parameters.declare(node, _Settings).realtime
+    def __init__(self, node: Node, default: int, others: Set[int]) -> None:
+        settings: Any = parameters.declare(node, _settings(default))
+        self._settings: RealtimeParameters = settings.realtime
         node.add_on_set_parameters_callback(_refuse)
         self._node = node
         self._others = others - {os.getpid()}
@@ -59,7 +65,7 @@ class Realtime:
     def start(self) -> None:
         """To be called when the node is made, before it spins: every thread that it needs is there."""
         gc.collect()
-        gc.freeze()  # what is there now stays: without this the collector's look at all of it takes 50 ms
+        gc.freeze()  # what is there now stays: the collector's look at all of it takes tens of milliseconds
         if self._settings.priority == 0 and self._settings.cpus is None:
             self._diagnostics.set(OK, "not asked for: realtime.priority is 0")
             return

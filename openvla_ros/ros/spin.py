@@ -75,11 +75,11 @@ class _Ending:
             signal.signal(number, signal.SIG_IGN)
 
 
-def run(make: Callable[[], Node], realtime: bool = False) -> int:
+def run(make: Callable[[], Node], realtime: int = 0) -> int:
     """Spin ``make()`` until a signal ends it. Exit status 2 for a configuration that can't work.
 
-    ``realtime``: ask the system for it, as the node's parameters ``realtime.*`` say. Does not return while other threads
-    run: the process ends in here.
+    ``realtime``: the priority to ask the system for unless the node's parameters ``realtime.*`` say otherwise; 0: the
+    node has no such parameters. Does not return while other threads run: the process ends in here.
     """
     _die_with_parent()
     ending = _Ending()
@@ -94,7 +94,7 @@ def run(make: Callable[[], Node], realtime: bool = False) -> int:
     return status
 
 
-def _spin(make: Callable[[], Node], ending: _Ending, realtime: bool) -> int:
+def _spin(make: Callable[[], Node], ending: _Ending, realtime: int) -> int:
     node: Node | None = None
     priority: Realtime | None = None
     others = threads()
@@ -102,7 +102,7 @@ def _spin(make: Callable[[], Node], ending: _Ending, realtime: bool) -> int:
         try:
             _init()
             node = make()
-            priority = Realtime(node, others) if realtime else None
+            priority = Realtime(node, realtime, others) if realtime else None
             parameters.refuse_unknown(node)
         except OpenVLAError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)

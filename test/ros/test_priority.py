@@ -57,7 +57,7 @@ def tell(node, status, own):
 
 others = priority.threads() - {os.getpid()}
 """
-RUN = "sys.exit(spin.run(Thing, realtime=True))\n"
+RUN = "sys.exit(spin.run(Thing, realtime=10))\n"
 
 _ASK = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))"
 is_granted = subprocess.run([sys.executable, "-c", _ASK], check=False, capture_output=True).returncode == 0
