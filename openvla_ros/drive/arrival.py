@@ -7,6 +7,7 @@ import math
 from pydantic import BaseModel, ConfigDict, Field
 
 from openvla_ros import geometry
+from openvla_ros.drive.grippers import GripperProgress, ProgressConfig
 from openvla_ros.types import ArmState, Command, Outcome
 
 
@@ -20,13 +21,6 @@ class ArrivalConfig(BaseModel):
     rest_linear: float = Field(0.02, gt=0, le=0.2, description="speed below which the end effector is at rest [m/s]")
     rest_angular: float = Field(0.1, gt=0, le=1.0, description="the same for its rotation [rad/s]")
     settle: float = Field(0.1, gt=0, le=2.0, description="how long it must be there, at rest [s]")
-    gripper_tolerance: float = Field(0.05, gt=0, le=0.5, description="distance of the gripper to its target [0..1]")
-    gripper_still: float = Field(
-        0.02, gt=0, le=0.2, description="a gripper that moves less within the settle time has stopped [0..1]"
-    )
-    gripper_delay: float = Field(
-        0.3, ge=0, le=2.0, description="time a gripper has to begin moving before it counts as stopped by an object [s]"
-    )
     timeout: float = Field(2.0, gt=0, le=30.0, description="time to arrive in after the motion's duration [s]")
 
 
@@ -37,20 +31,22 @@ class Arrival:
     target counts from the end of the motion's duration: an arm that has not begun to move is at rest as well.
     """
 
-    def __init__(self, config: ArrivalConfig) -> None:
+    def __init__(self, config: ArrivalConfig, gripper: GripperProgress | None = None) -> None:
+        """gripper: that of whoever keeps the gripper at its target, which outlives this; None: one of its own."""
         self._config = config
+        self._gripper = gripper or GripperProgress(ProgressConfig())
         self._command: Command | None = None
         self._end = math.inf
-        self._begin = 0.0
         self._settled_since: float | None = None
-        self._gripper: tuple[float, float] | None = None  # position and stamp since which it is still
         self.outcome = Outcome.NONE
 
     def start(self, command: Command, now: float) -> None:
         """A motion begins; a HOLD ends the one before."""
         self._command = command
-        self._begin, self._end = now, now + command.duration
-        self._settled_since = self._gripper = None
+        self._end = now + command.duration
+        self._settled_since = None
+        if not command.hold:
+            self._gripper.aim(command.gripper, now)
         self.outcome = Outcome.HELD if command.hold else Outcome.EXECUTING
 
     def update(self, state: ArmState | None, now: float) -> Outcome:
@@ -64,8 +60,8 @@ class Arrival:
         return self.outcome
 
     def _is_settled(self, state: ArmState, now: float) -> bool:
-        gripper_done = self._gripper_done(state, now)
-        if now < self._end or not (gripper_done and self._is_there(state)):
+        self._gripper.measure(state.gripper, state.stamp)
+        if now < self._end or not (self._gripper.done(now) and self._is_there(state)):
             self._settled_since = None
             return False
         if self._settled_since is None:
@@ -83,14 +79,3 @@ class Arrival:
             and math.hypot(*state.linear_velocity) <= limits.rest_linear
             and math.hypot(*state.angular_velocity) <= limits.rest_angular
         )
-
-    def _gripper_done(self, state: ArmState, now: float) -> bool:
-        """At its target, or stopped on the way there: a grasped object keeps it from closing."""
-        assert self._command is not None
-        limits = self._config
-        if self._gripper is None or not abs(state.gripper - self._gripper[0]) <= limits.gripper_still:
-            self._gripper = (state.gripper, state.stamp)
-        if abs(state.gripper - self._command.gripper) <= limits.gripper_tolerance:
-            return True
-        still_for = state.stamp - self._gripper[1]
-        return now - self._begin >= limits.gripper_delay and still_for >= limits.settle

@@ -11,6 +11,7 @@ import pytest
 from safety_scene import START, arm_state, shifted, turned
 
 from openvla_ros.drive.arrival import Arrival, ArrivalConfig
+from openvla_ros.drive.grippers import GripperKeeper, KeeperConfig
 from openvla_ros.types import Command, Outcome, Pose
 
 TARGET = shifted((0.05, 0, 0))
@@ -107,6 +108,40 @@ def test_a_gripper_that_is_still_closing_has_not_arrived() -> None:
     run = Run(gripper=0.0)
     for opening in np.linspace(1.0, 0.1, 40):
         assert run.go(0.02, TARGET, gripper=float(opening)) is Outcome.EXECUTING
+
+
+def test_a_gripper_that_does_not_move_is_waited_for_longer() -> None:
+    """Hazard: its controller is not there; at rest, short of its target, it looks as if it held an object."""
+    run = Run(gripper=0.0)
+    assert run.go(1.4, TARGET) is Outcome.EXECUTING
+    assert run.go(0.2, TARGET) is Outcome.ARRIVED
+
+
+@pytest.mark.parametrize("listeners", [0, 1])
+def test_whoever_keeps_the_gripper_says_whether_it_has_heard(listeners: int) -> None:
+    """Hazard: the arm has arrived, the gripper's controller is not there, and the next step lifts."""
+    run, keeper = Run(), GripperKeeper(KeeperConfig())
+    keeper.on_listeners(listeners, run.now)
+    keeper.on_measured(1.0, run.now + run.offset, run.now)
+    keeper.command(0.0, 0.2, run.now)
+    keeper.tick(run.now)
+    run.arrival = Arrival(ArrivalConfig(), keeper.progress)
+    run.arrival.start(Command(TARGET, 0.0, 0.2, 1), run.now)
+    assert run.go(2.1, TARGET) is (Outcome.ARRIVED if listeners else Outcome.EXECUTING)
+    assert run.go(0.2, TARGET) is (Outcome.ARRIVED if listeners else Outcome.TIMED_OUT)
+
+
+def test_another_arrival_remembers_the_object_in_the_hand() -> None:
+    """Hazard: after every hold the first step waits for a gripper that has long closed on its object."""
+    run, keeper = Run(), GripperKeeper(KeeperConfig())
+    for gripper in (1.0, 0.8, 0.6, *[0.5] * 20):
+        keeper.command(0.0, 0.2, run.now)
+        keeper.tick(run.now)
+        run.now += 0.02
+        keeper.on_measured(gripper, run.now + run.offset, run.now)
+    run.arrival = Arrival(ArrivalConfig(), keeper.progress)
+    run.arrival.start(Command(TARGET, 0.0, 0.2, 1), run.now)
+    assert run.go(0.34, TARGET, gripper=0.5) is Outcome.ARRIVED
 
 
 def test_a_hold_ends_the_motion() -> None:
