@@ -253,6 +253,10 @@ def gripper() -> None:
     scene = Scene(gripper={"max_rate_per_s": 1.0})
     assert scene.step(gripper=0.0).command.gripper == pytest.approx(0.8)
     assert scene.step(gripper=0.0).command.gripper == pytest.approx(0.6)
+    scene = Scene()  # by default open to closed in 0.1 s: one action at 5 Hz, early or not, several at 50 Hz
+    assert scene.step(gripper=0.0).command.gripper == 0.0
+    assert scene.step(gripper=1.0, dt=0.12).command.gripper == 1.0
+    assert scene.step(gripper=0.0, dt=0.04).command.gripper == pytest.approx(0.6)
 
 
 @scenario("Freeze")

@@ -214,7 +214,7 @@ class Gripper(Section):
 
     min: Number = number(0.0, "1", "most closed", ge=0, le=1)
     max: Number = number(1.0, "1", "most open", ge=0, le=1)
-    max_rate_per_s: Number | None = number(None, "1/s", "change of the target per second; none: not limited", gt=0)
+    max_rate_per_s: Number | None = number(10.0, "1/s", "change of the target per second; none: not limited", gt=0)
 
 
 class Freeze(Section):

@@ -1,4 +1,4 @@
-"""The gripper target is absolute: it has a range and, if wanted, a rate. It is never part of a step limit."""
+"""The gripper target is absolute: it has a range and a rate. It is never part of a step limit."""
 
 from __future__ import annotations
 
