@@ -45,7 +45,7 @@ def random_config(rng: Random) -> SafetyConfig:
     """Any limits, in a box around the start: wide, or so narrow that every step meets a wall, sometimes beside it."""
 
     def log(low: float, high: float) -> float:
-        return min(math.exp(rng.uniform(math.log(low), math.log(high))), high)
+        return min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
 
     step, turn = log(0.005, 0.2), log(0.02, 0.8)
     around = [(rng.choice([log(0.01, 0.5), log(0.01, 0.5), -0.005]), log(0.01, 0.5)) for _ in range(3)]
