@@ -114,7 +114,7 @@ def test_a_gripper_that_does_not_move_is_waited_for_longer() -> None:
     """Hazard: its controller is not there; at rest, short of its target, it looks as if it held an object."""
     run = Run(gripper=0.0)
     assert run.go(1.4, TARGET) is Outcome.EXECUTING
-    assert run.go(0.2, TARGET) is Outcome.ARRIVED
+    assert run.go(0.3, TARGET) is Outcome.ARRIVED
 
 
 @pytest.mark.parametrize("listeners", [0, 1])
