@@ -9,7 +9,6 @@ is pressed or the filter stopped.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from openvla_ros import geometry
 from openvla_ros.drive.arrival import Arrival, ArrivalConfig
 from openvla_ros.drive.braking import braked
+from openvla_ros.drive.grippers.keeper import GripperKeeper, KeeperConfig
 from openvla_ros.measurement import Plausibility
 from openvla_ros.robots.description import RobotDescription
 from openvla_ros.trajectory import Trajectory
@@ -69,24 +69,22 @@ class DriverConfig(BaseModel):
     )
     wind_up_rad: float = Field(0.15, gt=0.0, le=1.0, description="the same for its rotation [rad]")
     arrival: ArrivalConfig = Field(default_factory=ArrivalConfig)
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """What the arm's controllers are to be told: a trajectory from now on, on the driver's clock; a gripper target."""
-
-    arm: Trajectory
-    gripper: float | None = None  # 0 closed .. 1 open; None: leave it as it is
+    gripper: KeeperConfig = Field(default_factory=KeeperConfig)
 
 
 class Driver:
-    """``now`` is a steady clock [s] everywhere, that of a command's path too; stamps of states are the ROS clock's."""
+    """``now`` is a steady clock [s] everywhere, that of a command's path too; stamps of states are the ROS clock's.
+
+    What a method returns is to be handed to the arm's controller at once: a trajectory from now on. ``gripper`` has a
+    ``tick`` of its own for what the gripper's controller is to be told.
+    """
 
     def __init__(self, robot: RobotDescription, kinematics: Kinematics, config: DriverConfig) -> None:
         self._robot = robot
         self._kinematics = kinematics
         self._config = config
-        self._arrival = Arrival(config.arrival)
+        self.gripper = GripperKeeper(config.gripper)
+        self._arrival = Arrival(config.arrival, self.gripper.progress)
         self._plausibility = Plausibility(robot.joint_names, robot.lower, robot.upper, robot.max_velocity)
         self._state: ArmState | None = None
         self._state_received = -math.inf
@@ -118,13 +116,14 @@ class Driver:
         if verdict.problem:
             return False
         self._state, self._state_received = state, now
+        self.gripper.on_measured(state.gripper, state.stamp, now)
         if verdict.leapt:
             self._find_elsewhere(state)
         self._watch(state, now)
         self._notice_motion(state, now)
         return True
 
-    def heard_filter(self, now: float, stopped: bool | None = None) -> Sending | None:
+    def heard_filter(self, now: float, stopped: bool | None = None) -> Trajectory | None:
         """A sign of life of the safety filter; ``stopped``: whether it is, where it says so. It may ask for a hold."""
         self._filter_heard = now
         if stopped is None:
@@ -138,7 +137,7 @@ class Driver:
             return self._hold(now, "the safety filter is stopped")
         return None
 
-    def on_command(self, command: Command, age: float, now: float) -> Sending | None:
+    def on_command(self, command: Command, age: float, now: float) -> Trajectory | None:
         """What to send for a command that was decided ``age`` seconds ago; ``outcome`` says where it is REFUSED."""
         self.heard_filter(now)
         if command.hold:
@@ -154,21 +153,22 @@ class Driver:
             return self._refuse(problem, now)
         assert command.path is not None
         self._told, self._running = told, command.sequence
+        self.gripper.command(command.gripper, command.duration, now)
         self._arrival.start(command, told.end - command.duration)
         self._may_let_go, self._away_since, self._rested, self.unexpected = False, None, None, ""
         self.outcome, self.detail = Outcome.EXECUTING, ""
-        return Sending(told, command.gripper)
+        return told
 
-    def press(self, pressed: bool, now: float) -> Sending | None:
+    def press(self, pressed: bool, now: float) -> Trajectory | None:
         """The e-stop's level, heard by the driver itself: pressed, it holds, also without the safety filter."""
         self._pressed = pressed
         return self._hold(now, "the e-stop is pressed") if pressed else None
 
-    def end(self, now: float) -> Sending | None:
+    def end(self, now: float) -> Trajectory | None:
         """The driver is about to end: the arm holds before."""
         return self._hold(now, "the arm driver ends")
 
-    def tick(self, now: float) -> Sending | None:
+    def tick(self, now: float) -> Trajectory | None:
         """The watchdog, at 50 Hz or more: a hold if a motion lost what it needs; an arm held elsewhere is let go."""
         if self._under_way:
             if now - self._filter_heard > self._config.filter_timeout:
@@ -296,21 +296,22 @@ class Driver:
 
     # ---- holding
 
-    def _refuse(self, why: str, now: float) -> Sending | None:
+    def _refuse(self, why: str, now: float) -> Trajectory | None:
         """Not carried out; and what was under way ends."""
         sending = self._stop(now) if self._told is not None and not self._told.rests(now) else None
         self._running, self._may_let_go = 0, True
-        self._arrival = Arrival(self._config.arrival)
+        self._arrival = Arrival(self._config.arrival, self.gripper.progress)
         self._end(Outcome.REFUSED, why)
         return sending
 
-    def _hold(self, now: float, why: str) -> Sending | None:
+    def _hold(self, now: float, why: str) -> Trajectory | None:
+        self.gripper.hold(now)
         self._end(Outcome.HELD, why)
-        self._arrival = Arrival(self._config.arrival)
+        self._arrival = Arrival(self._config.arrival, self.gripper.progress)
         self._running, self._may_let_go = 0, True
         return self._stop(now)
 
-    def _stop(self, now: float) -> Sending | None:
+    def _stop(self, now: float) -> Trajectory | None:
         """To rest along the path that the arm is on; an arm at rest stays where it is told to be.
 
         So a hold again (a button may repeat its level) changes nothing. None where it is not known where the arm is:
@@ -320,7 +321,7 @@ class Driver:
         if told is not None and not told.rests(now):
             linear, angular = limits.max_linear_acceleration, limits.max_angular_acceleration
             self._told = _and_stays(braked(told, now, self._kinematics.twist, linear, angular))
-            return Sending(self._told)
+            return self._told
         if self._displaced or not self._is_fresh(now) or self._state is None:
             return None
         q, qd = self._state.joint_positions, self._state.joint_velocities
@@ -329,14 +330,14 @@ class Driver:
         else:
             place = self._within_range(q) if told is None else told.last
             self._told = _and_stays(Trajectory.at_rest(place, now))
-        return Sending(self._told)
+        return self._told
 
     def _stopped_from(self, q: Array, qd: Array, now: float, within: float = 0.1) -> Trajectory:
         qd = np.clip(qd, -self._robot.max_velocity, self._robot.max_velocity)
         rest = self._within_range(q + qd * within / 2)
         return Trajectory(np.array([now, now + within]), np.stack([q, rest]), np.stack([qd, np.zeros_like(qd)]))
 
-    def _let_go(self, now: float) -> Sending | None:
+    def _let_go(self, now: float) -> Trajectory | None:
         """An arm that is kept from where it is told to be would push on: it is told, slowly, to be where it is."""
         told, state = self._told, self._state
         if told is None or state is None or self._displaced or not told.rests(now) or not self._is_fresh(now):
@@ -361,7 +362,7 @@ class Driver:
         still = np.zeros((2, len(place)))
         self._told = Trajectory(np.array([now, now + time]), np.stack([told.last, place]), still)
         self._may_let_go, self._running, self._away_since, self._rested = False, 0, None, None
-        return Sending(self._told)
+        return self._told
 
     def _within_range(self, q: Array) -> Array:
         return np.clip(q, self._robot.lower, self._robot.upper)
@@ -383,7 +384,7 @@ class Driver:
         """The arm is not where it was: nothing of ours is sent until somebody has looked."""
         self._displaced, self._stop_seen = state.stamp, self._stopped
         self._told, self._running, self._rested = None, 0, None
-        self._arrival = Arrival(self._config.arrival)
+        self._arrival = Arrival(self._config.arrival, self.gripper.progress)
         self._end(Outcome.HELD, "the joints were found elsewhere at once")
 
     def _notice_motion(self, state: ArmState, now: float) -> None:

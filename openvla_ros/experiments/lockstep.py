@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from openvla_ros.control.loops import ControlLoop, Frame, LoopConfig, Start, make_loop
 from openvla_ros.control.safety import SafetyConfig, SafetyFilter
 from openvla_ros.control.safety.decision import Decision, State
-from openvla_ros.drive.driver import Driver, DriverConfig, Sending
+from openvla_ros.drive.driver import Driver, DriverConfig
 from openvla_ros.drive.interfaces import load_interface
 from openvla_ros.errors import PolicyError
 from openvla_ros.images import RGB
@@ -28,6 +28,7 @@ from openvla_ros.sim.expert import View
 from openvla_ros.sim.simulation import Simulation
 from openvla_ros.sim.trajectory_controller import TrajectoryController
 from openvla_ros.sim.world import World
+from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Action, ArmState, Command, Outcome, StampedAction
 
 FULL_SIZE = (640, 480)  # of the camera in the graph
@@ -146,7 +147,6 @@ class Lockstep:
         self._ticks = self._frames = 0
         self._sequence = 0
         self._command_time = 0.0
-        self._gripper = float("nan")
         self._report: Report | None = None
         self._in_flight: tuple[Start, Step | None] | None = None
         self.run = Run()
@@ -230,15 +230,14 @@ class Lockstep:
             self._command_time = now
             self._send(self._driver.on_command(decision.command, 0.0, now))
 
-    def _send(self, sending: Sending | None) -> None:
-        """As the driver to the arm's own controllers: the gripper only where its target changes."""
-        if sending is None:
-            return
-        self._accept(self.simulation.arm, self._interface.arm_trajectory(self.robot, sending.arm), sending.arm.start)
-        if sending.gripper is not None and sending.gripper != self._gripper:
-            self._gripper = sending.gripper
-            gripper = self._interface.gripper_trajectory(self.robot, sending.gripper, sending.arm.duration)
-            self._accept(self.simulation.gripper, gripper, sending.arm.start)
+    def _send(self, told: Trajectory | None) -> None:
+        """As the driver to the arm's own controllers."""
+        if told is not None:
+            self._accept(self.simulation.arm, self._interface.arm_trajectory(self.robot, told), told.start)
+        motion = self._driver.gripper.tick(self.now)
+        if motion is not None:
+            gripper = self._interface.gripper_trajectory(self.robot, motion.opening, motion.duration)
+            self._accept(self.simulation.gripper, gripper, self.now)
 
     def _accept(self, controller: TrajectoryController, trajectory: Any, start: float) -> None:
         times, positions, velocities = trajectory.times, trajectory.positions, trajectory.velocities

@@ -19,13 +19,14 @@ from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
 import openvla_ros.msg as ours
-from openvla_ros.drive.driver import Driver, DriverConfig, Sending
+from openvla_ros.drive.driver import Driver, DriverConfig
 from openvla_ros.drive.interfaces import load_interface
 from openvla_ros.errors import KinematicsError
 from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.ros import conversion, parameters, priority, qos, spin, timers
 from openvla_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import ArmState, Outcome
 
 _DRAIN = 0.2  # [s] for the last hold to reach the controller
@@ -47,13 +48,12 @@ class ArmDriverNode(Node):
         self._robot = load_robot(settings.robot)
         self._kinematics = Kinematics(self._robot)
         self._driver = Driver(self._robot, self._kinematics, settings.motion)
-        self._gripper = float("nan")  # last opening sent
         self._command_received = self._command_sent = Time()
         self._problem = "no joint states yet: is the arm's own driver running?"
         interface = self._robot.interface
         self._interface = load_interface(interface.name)
         self._arm = self.create_publisher(JointTrajectory, interface.arm_topic, qos.STREAM)
-        self._gripper_publisher = self.create_publisher(JointTrajectory, interface.gripper_topic, qos.STREAM)
+        self._gripper = self.create_publisher(JointTrajectory, interface.gripper_topic, qos.STREAM)
         self._arm_state = self.create_publisher(ours.ArmState, "arm_state", qos.LATEST)
         self._diagnostics = Diagnostics(self)
         self.create_subscription(JointState, interface.joint_states_topic, self._on_joint_states, qos.STREAM)
@@ -91,13 +91,16 @@ class ArmDriverNode(Node):
 
     def _on_timer(self) -> None:
         now = time.monotonic()
-        self._send(self._driver.tick(now))
         driver = self._driver
+        driver.gripper.on_listeners(self._gripper.get_subscription_count(), now)
+        self._send(driver.tick(now))
         problem = self._problem or driver.missing(now) or driver.unexpected
         if problem:
             self._diagnostics.set(ERROR, problem)
         elif driver.detail:
             self._diagnostics.set(WARN, f"{driver.outcome.name.lower()}: {driver.detail}")
+        elif driver.gripper.problem:
+            self._diagnostics.set(WARN, driver.gripper.problem)
         elif driver.unbelieved:
             self._diagnostics.set(WARN, f"a measurement is left out: {driver.unbelieved}")
         else:
@@ -164,25 +167,22 @@ class ArmDriverNode(Node):
         message.header.frame_id = self._robot.base_frame
         self._arm_state.publish(message)
 
-    def _send(self, sending: Sending | None) -> None:
-        if sending is None:
-            return
-        arm = conversion.trajectory_msg(self._interface.arm_trajectory(self._robot, sending.arm))
-        # The moment that it counts from: what it takes on its way is not to shift it against the one before.
-        arm.header.stamp = conversion.time_msg(self._now() + sending.arm.start - time.monotonic())
-        self._arm.publish(arm)
-        # A gripper's controller need not hear every step that its target has not changed.
-        if sending.gripper is not None and sending.gripper != self._gripper:
-            self._gripper = sending.gripper
-            gripper = self._interface.gripper_trajectory(self._robot, sending.gripper, sending.arm.duration)
-            self._gripper_publisher.publish(conversion.trajectory_msg(gripper))
+    def _send(self, told: Trajectory | None) -> None:
+        now = time.monotonic()
+        if told is not None:
+            arm = conversion.trajectory_msg(self._interface.arm_trajectory(self._robot, told))
+            # The moment that it counts from: what it takes on its way is not to shift it against the one before.
+            arm.header.stamp = conversion.time_msg(self._now() + told.start - now)
+            self._arm.publish(arm)
+        motion = self._driver.gripper.tick(now)
+        if motion is not None:
+            gripper = self._interface.gripper_trajectory(self._robot, motion.opening, motion.duration)
+            self._gripper.publish(conversion.trajectory_msg(gripper))
 
     def close(self) -> None:
         """Before the process ends: the arm holds."""
-        sending = self._driver.end(time.monotonic())
-        if sending is not None:
-            self._send(sending)
-            self._arm.wait_for_all_acked(Duration(seconds=_DRAIN))
+        self._send(self._driver.end(time.monotonic()))
+        self._arm.wait_for_all_acked(Duration(seconds=_DRAIN))
 
 
 def main() -> int:

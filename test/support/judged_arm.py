@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from openvla_ros.control.safety import Decision, SafetyConfig, SafetyFilter, State
-from openvla_ros.drive.driver import Driver, DriverConfig, Sending
+from openvla_ros.drive.driver import Driver, DriverConfig
 from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import RobotDescription, load_robot
 from openvla_ros.robots.kinematics import Kinematics
@@ -132,10 +132,13 @@ class JudgedArm:
         linear, angular = self.kinematics.twist(q, speed)
         return ArmState(self.now, self.kinematics.forward(q), linear, angular, q, speed, self.gripper, np.zeros(len(q)))
 
-    def _send(self, sending: Sending | None) -> None:
-        if sending is None:
+    def _send(self, told: Trajectory | None) -> None:
+        motion = self.driver.gripper.tick(self.now + OFFSET)
+        if motion is not None:
+            self.gripper_target = motion.opening
+        if told is None:
             return
-        told = sending.arm.shifted(-OFFSET)
+        told = told.shifted(-OFFSET)
         # As the controller does it: from its own state at the moment, through the points that are still to come.
         q, qd = self.controller.at(self.now)
         later = told.times > self.now + 1e-9
@@ -144,8 +147,6 @@ class JudgedArm:
         speeds = told.velocities[later].copy()
         speeds[-1] = 0.0
         self.controller = Trajectory(times, np.vstack([q, told.positions[later]]), np.vstack([qd, speeds]))
-        if sending.gripper is not None:
-            self.gripper_target = sending.gripper
 
     # ---- what is said
 

@@ -8,7 +8,7 @@ import numpy as np
 from judged_arm import JudgedArm, config, parts
 
 from openvla_ros.control.safety import Decision
-from openvla_ros.drive.driver import Sending
+from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Array, Outcome
 
 __all__ = ["ArmScene", "parts", "share"]
@@ -34,8 +34,8 @@ class ArmScene(JudgedArm):
         self.run(dt)
         return decision
 
-    def _send(self, sending: Sending | None) -> None:
-        super()._send(sending)
+    def _send(self, told: Trajectory | None) -> None:
+        super()._send(told)
         if self.driver.outcome is Outcome.REFUSED:
             self.refusals.append(self.driver.detail)
 
