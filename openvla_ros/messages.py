@@ -52,8 +52,8 @@ def command(message: Any) -> Command:
         action_sequence=int(message.action_sequence),
         episode_id=message.episode_id,
         hold=message.kind != type(message).MOVE,
-        path=trajectory(message.path) if message.path.points else None,
-        continues=int(message.continues),
+        path=trajectory(message.path) if hasattr(message, "path") and message.path.points else None,
+        continues=int(getattr(message, "continues", 0)),  # neither is in an older recording
     )
 
 

@@ -408,7 +408,7 @@ class Driver:
 
 
 def _and_stays(told: Trajectory) -> Trajectory:
-    """With a point at the end that is still to come when the controller gets it: it rejects a trajectory that is over."""
+    """With a point at its end that is still to come when the controller gets it: what is over is rejected."""
     return Trajectory(
         np.append(told.times, told.end + _STAYS),
         np.vstack([told.positions, told.last]),

@@ -107,7 +107,12 @@ def _entries(
     command = decision.command
     if command is not None:
         message = encode.safe_command(
-            command, stamp=stamp, received=step.ended, decided=step.ended, base_frame=robot.base_frame
+            command,
+            robot.joint_names,
+            stamp=stamp,
+            received=step.ended,
+            decided=step.ended,
+            base_frame=robot.base_frame,
         )
         yield step.ended, "/command", message
     status = encode.safety_status(

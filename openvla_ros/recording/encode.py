@@ -9,6 +9,7 @@ import numpy as np
 from rosbags.interfaces import Nodetype
 
 from openvla_ros.recording.definitions import typestore
+from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Action, ArmState, Array, Command, Pose, RuleReport
 
 _NEVER = 0.0
@@ -100,6 +101,7 @@ def delta_action(
         inference_started=time(started),
         inference_ended=time(ended),
         duration=duration(step_seconds),
+        control_since=time(_NEVER),
         instruction=instruction,
         unnorm_key=unnorm_key,
         translation=vector(action.translation),
@@ -111,9 +113,15 @@ def delta_action(
 
 
 def safe_command(
-    command: Command, *, stamp: float, received: float, decided: float, base_frame: str = "base_link"
+    command: Command,
+    joint_names: tuple[str, ...] = (),
+    *,
+    stamp: float,
+    received: float,
+    decided: float,
+    base_frame: str = "base_link",
 ) -> Any:
-    """stamp: of the observation behind it; received, decided: by the filter [s]."""
+    """joint_names: of its path; stamp: of the observation behind it; received, decided: by the filter [s]."""
     kind: Any = typestore().types["openvla_ros/msg/SafeCommand"]
     return kind(
         header=header(stamp, base_frame),
@@ -126,6 +134,33 @@ def safe_command(
         target=pose(command.target),
         gripper=float(command.gripper),
         duration=duration(command.duration),
+        path=joint_trajectory(command.path, joint_names),
+        continues=command.continues,
+    )
+
+
+def joint_trajectory(path: Trajectory | None, joint_names: tuple[str, ...]) -> Any:
+    """Stamped with its start; empty for None."""
+    if path is None:
+        return make("trajectory_msgs/msg/JointTrajectory", header=header(0.0), joint_names=[], points=[])
+    points = [
+        make(
+            "trajectory_msgs/msg/JointTrajectoryPoint",
+            positions=positions,
+            velocities=velocities,
+            accelerations=np.zeros(0),
+            effort=np.zeros(0),
+            time_from_start=duration(float(time_from_start)),
+        )
+        for time_from_start, positions, velocities in zip(
+            path.times - path.start, path.positions, path.velocities, strict=True
+        )
+    ]
+    return make(
+        "trajectory_msgs/msg/JointTrajectory",
+        header=header(path.start),
+        joint_names=list(joint_names),
+        points=points,
     )
 
 
@@ -210,6 +245,10 @@ def arm_state(
         outcome=outcome,
         outcome_stamp=time(outcome_stamp),
         detail=detail,
+        reference=np.zeros(0) if state.driver is None else np.asarray(state.driver.reference, dtype=np.float64),
+        reference_at_rest=state.driver is not None and state.driver.at_rest,
+        displaced=time(_NEVER if state.driver is None else state.driver.displaced),
+        unexpected_motion="" if state.driver is None else state.driver.unexpected,
     )
 
 

@@ -9,13 +9,17 @@ from openvla_ros.drive.interfaces import load_interface
 from openvla_ros.drive.interfaces.joint_trajectory import ArmTrajectory, arm_trajectory, gripper_trajectory
 from openvla_ros.errors import ConfigError
 from openvla_ros.robots.description import load_robot
+from openvla_ros.trajectory import Trajectory
 
 ROBOT = load_robot("wx250s")
 
 
 def test_arm_trajectory_ends_at_the_duration():
-    trajectory = arm_trajectory(ROBOT, np.zeros((5, 6)), 0.2)
-    np.testing.assert_allclose(trajectory.times, [0.04, 0.08, 0.12, 0.16, 0.2])
+    told = Trajectory(50.0 + np.array([0.0, 0.1, 0.2]), np.arange(18.0).reshape(3, 6), np.ones((3, 6)))
+    trajectory = arm_trajectory(ROBOT, told)
+    np.testing.assert_allclose(trajectory.times, [0.1, 0.2])  # for now the controller has its own state
+    np.testing.assert_array_equal(trajectory.positions, told.positions[1:])
+    np.testing.assert_array_equal(trajectory.velocities, [np.ones(6), np.zeros(6)])  # it rejects an end in motion
     assert trajectory.joint_names == ROBOT.joint_names
 
 
