@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("mink")
 
-from safety_arm import ArmScene, config, parts, share
+from judged_arm import config
+from safety_arm import ArmScene, parts, share
 from safety_scene import codes
 
 from openvla_ros.control.safety import SafetyConfig
@@ -24,10 +25,15 @@ NO_TABLE = {"table_height_m": -5.0}
 CONTEXT = Context(now=0.0, arm=None)
 
 
+def path_through(name: str, times: Any, positions: Array, velocities: Any = None) -> JointPath:
+    """From rest unless velocities (k, n) are given."""
+    postures = tuple(Posture(parts(name)[1], q, 0.03) for q in positions)
+    velocities = np.zeros_like(positions) if velocities is None else velocities
+    return JointPath(np.array(times), positions, velocities, postures, True, lambda: None)
+
+
 def path_to(name: str, q: Array, offset: Array, duration: float) -> JointPath:
-    model = parts(name)[1]
-    positions = np.linspace(q, q + offset, 5)
-    return JointPath(positions, duration, tuple(Posture(model, p, 0.03) for p in positions), reached=True)
+    return path_through(name, np.linspace(5.0, 5.0 + duration, 5), np.linspace(q, q + offset, 5))
 
 
 def elbow_alone(name: str) -> tuple[Array, Array]:
@@ -67,11 +73,23 @@ def test_the_fastest_of_unevenly_spaced_steps_counts() -> None:
     """Hazard: the mean over a path hides a burst in it."""
     q, offset = elbow_alone("wx250s")
     model = parts("wx250s")[1]
-    positions = np.array([q, q + 0.05 * offset, q + 0.06 * offset])
-    path = JointPath(positions, 0.2, tuple(Posture(model, p, 0.03) for p in positions), reached=True)
+    path = path_through("wx250s", [5.0, 5.1, 5.2], np.array([q, q + 0.05 * offset, q + 0.06 * offset]))
     objection = LinkSpeed(SafetyConfig(motion={"max_link_speed_m_s": 0.4}), model)(path, CONTEXT)
     assert objection is not None
     assert objection.measure(path) == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_speed_at_a_point_of_the_path_counts(name: str) -> None:
+    """Hazard: a short step is a ramp up and a ramp down; in between it is twice as fast as on average."""
+    q, offset = elbow_alone(name)
+    positions, velocities = np.array([q, q + 0.02 * offset, q + 0.04 * offset]), np.array([0, 0.6, 0])[:, None] * offset
+    rule = LinkSpeed(SafetyConfig(), parts(name)[1])
+    path = path_through(name, [5.0, 5.1, 5.2], positions, velocities)
+    objection = rule(path, CONTEXT)
+    assert objection is not None
+    assert objection.measure(path) == pytest.approx(0.6, rel=0.05)
+    assert rule(path_through(name, [5.0, 5.1, 5.2], positions, 0.8 * velocities), CONTEXT) is None
 
 
 def around(name: str, half: Any, offset: Any = (0, 0, 0)) -> dict[str, Any]:
@@ -144,11 +162,12 @@ def test_a_keep_out_is_taken_up_while_stopped() -> None:
     changed = config(collision=NO_TABLE, keep_out=[box])
     with pytest.raises(ConfigError, match="keep_out cannot change while the arm is moving"):
         arm.filter.update(changed)
-    arm.obey(arm.filter.stop("test", arm.now).command)
+    arm._pass_on(arm.filter.stop("test", arm.now))
     arm.tick(0.3)
     arm.filter.update(changed)
     arm.tick(0.1)
     assert arm.filter.reset(arm.now)[0]
+    assert arm.filter.resume(arm.now)[0]
     fired: set[str] = set()
     for _ in range(15):
         fired |= codes(arm.step((0, 0.02, 0)))

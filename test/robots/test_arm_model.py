@@ -13,7 +13,6 @@ from openvla_ros.errors import ConfigError
 from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.model import kinematic_model
-from openvla_ros.types import Pose
 
 ROBOT, MODEL, KINEMATICS = parts("wx250s")
 NAMES = ("wx250s", "panda", "fr3")
@@ -46,21 +45,27 @@ def test_a_path_is_the_drivers(name: str, step: np.ndarray) -> None:
     robot, model, kinematics = parts(name)
     q = robot.pose("start")
     target = model.forward(q).moved(0.05 * step[:3], 0.2 * step[3:])
-    path = model.path(q, target, 5)
-    assert path is not None
-    assert path.shape == (6, len(q))
-    np.testing.assert_array_equal(path[0], q)
+    shares = np.arange(1, 6) / 5
+    translation, rotvec = model.forward(q).motion_to(target)
+    poses = [model.forward(q).moved(share * translation, share * rotvec) for share in shares]
+    twists = np.tile(np.concatenate([translation, rotvec]), (5, 1))  # within 1 s
+    found = model.follow(q, np.array([p.position for p in poses]), np.array([p.quaternion for p in poses]), twists)
+    assert found is not None
+    positions, velocities = found
     drivers = kinematics.path(q, target, 1.0, 5)
-    np.testing.assert_allclose(path[1:], drivers, atol=1e-2)
-    np.testing.assert_allclose(path[-1], drivers[-1], atol=2e-3)
-    translation, rotvec = model.forward(path[-1]).motion_to(target)
-    assert np.linalg.norm(translation) < 1e-5
-    assert np.linalg.norm(rotvec) < 1e-4
+    np.testing.assert_allclose(positions, drivers, atol=1e-2)
+    np.testing.assert_allclose(positions[-1], drivers[-1], atol=2e-3)
+    for pose, position, velocity, twist in zip(poses, positions, velocities, twists, strict=True):
+        translation, rotvec = model.forward(position).motion_to(pose)
+        assert np.linalg.norm(translation) < 1e-5
+        assert np.linalg.norm(rotvec) < 1e-4
+        np.testing.assert_allclose(np.concatenate(kinematics.twist(position, velocity)), twist, atol=1e-4)
 
 
 def test_a_path_that_leads_nowhere_is_none() -> None:
-    far = Pose(np.array([0.9, 0.0, 0.3]), MODEL.forward(ROBOT.pose("start")).quaternion)
-    assert MODEL.path(ROBOT.pose("start"), far, 3) is None
+    start = ROBOT.pose("start")
+    far = np.linspace(MODEL.forward(start).position, (0.9, 0.0, 0.3), 4)[1:]
+    assert MODEL.follow(start, far, np.tile(MODEL.forward(start).quaternion, (3, 1)), np.zeros((3, 6))) is None
 
 
 def test_the_reach_is_the_stretched_arms() -> None:
@@ -78,10 +83,10 @@ def test_the_singular_value_is_the_jacobians(q: np.ndarray) -> None:
 def test_a_redundant_arm_can_move_its_elbow_alone() -> None:
     robot, model, kinematics = parts("panda")
     q = robot.pose("start")
-    offset = model.redundant_part(q, 0.1 * np.ones(7))
+    offset = model.null_space(q, 0.1 * np.ones(7))
     assert np.linalg.norm(offset) > 0.01
     np.testing.assert_allclose(kinematics.jacobian(q) @ offset, 0, atol=1e-6)
-    np.testing.assert_array_equal(MODEL.redundant_part(ROBOT.pose("start"), np.ones(6)), 0)
+    np.testing.assert_array_equal(MODEL.null_space(ROBOT.pose("start"), np.ones(6)), 0)
 
 
 @given(q=postures)

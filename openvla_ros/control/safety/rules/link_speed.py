@@ -10,27 +10,35 @@ from openvla_ros.control.safety.motion import TOLERANCE, Context, Objection
 from openvla_ros.types import Array
 
 CODE = "link_speed"
+_SOON = 1e-3  # [s] over which the speed at a point of a path is found
 
 
 class LinkSpeed:
     """By the corners of every shape that moves: the fastest point of a rigid body's hull is one of its corners."""
 
     def __init__(self, config: SafetyConfig, model: ArmModel) -> None:
+        self._model = model
         self._names = model.link_names
         self._limit = config.motion.max_link_speed_m_s
 
     def __call__(self, path: JointPath, context: Context) -> Objection | None:
-        fastest = _fastest(path)
+        fastest = self._fastest(path)
         if not fastest.size or fastest.max() <= self._limit * (1 + TOLERANCE):
             return None
         worst = int(fastest.argmax())
         detail = f"{self._names[worst]} [m/s] would be too fast: step cut"
-        return Objection(CODE, detail, self._limit, lambda path: float(_fastest(path)[worst]))
+        return Objection(CODE, detail, self._limit, lambda path: float(self._fastest(path)[worst]))
+
+    def _fastest(self, path: JointPath) -> Array:
+        """(shapes,) [m/s] of each shape's fastest corner along the path: on average between two points, and at them."""
+        corners = np.stack([posture.corners for posture in path.postures])
+        soon = np.stack([self._model.corners(q) for q in path.positions + _SOON * path.velocities])
+        between = _largest(np.diff(corners, axis=0)) / np.diff(path.times)[:, None]
+        fastest: Array = np.maximum(between.max(axis=0), _largest(soon - corners).max(axis=0) / _SOON)
+        return fastest
 
 
-def _fastest(path: JointPath) -> Array:
-    """(shapes,) [m/s] of each shape's fastest corner along the path."""
-    corners = np.stack([posture.corners for posture in path.postures])
-    moved = np.diff(corners, axis=0)
-    distances = np.sqrt((moved * moved).sum(axis=3).max(axis=2, initial=0.0))  # (steps, shapes)
-    return (distances / np.diff(path.times)[:, None]).max(axis=0)
+def _largest(moved: Array) -> Array:
+    """(k, shapes) [m] that the corners (k, shapes, 8, 3) moved, at most."""
+    largest: Array = np.sqrt((moved * moved).sum(axis=3).max(axis=2, initial=0.0))
+    return largest
