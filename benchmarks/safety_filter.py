@@ -49,9 +49,8 @@ def times(kind: str, count: int, model: ArmModel, use_model: bool) -> tuple[Arra
         decision = safety.on_action(stamped, now)
         taken.append(time.perf_counter() - begin)
         unchanged += decision.verdict is Verdict.ACCEPTED
-        if decision.command is not None and not decision.command.hold:
-            found = model.path(q, decision.command.target, 4)
-            q = q if found is None else found[-1]
+        if decision.command is not None and decision.command.path is not None:
+            q, _ = decision.command.path.at(now + PERIOD)
             state = replace(state, joint_positions=q, pose=model.forward(q))
     return np.array(taken), unchanged / count
 

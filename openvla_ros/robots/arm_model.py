@@ -151,10 +151,14 @@ class ArmModel:
         self._place(q)
         return self._shapes.extents(self._data)
 
-    def corners(self, q: Array) -> Array:
-        """(len(link_names), 8, 3) [m]: corners at q (n,) of a box around each moving shape, which move with it."""
-        self._place(q)
-        return self._shapes.corners(self._data)
+    def corners(self, positions: Array) -> Array:
+        """(len(link_names), m, 3, 8) [m]: x y z at positions (m, n) of corners of boxes around the moving shapes."""
+        place, axis = self._data.geom_xpos, self._data.geom_xmat  # MuJoCo's own memory
+        places, axes = np.empty((len(positions), *place.shape)), np.empty((len(positions), *axis.shape))
+        for i, q in enumerate(positions):
+            self._place(q)
+            places[i], axes[i] = place, axis
+        return self._shapes.placed_corners(places, axes)
 
     def obstacle_distances(self, q: Array, cutoff: float) -> Array:
         """(len(link_names), boxes) [m] of each moving shape at q (n,), negative where they overlap, at most ``cutoff``.
@@ -238,7 +242,7 @@ class ArmModel:
         axis = point - data.xpos[hand]
         axis /= np.linalg.norm(axis)
         fixed = self._model.body_weldid[self._model.geom_bodyid[self._moving]] == hand
-        tip = float(((self._shapes.corners(data)[fixed] - point) @ axis).max(initial=0.0))
+        tip = float((axis @ self.corners(self._posture[None])[fixed, 0] - axis @ point).max(initial=0.0))
         ends = point + np.outer([-max(tip, _GRIP), tip + ahead], axis)
         local = (ends - data.xpos[body]) @ data.xmat[body].reshape(3, 3)
         return local.ravel(), max(aside, _THIN)

@@ -26,7 +26,7 @@ class Shapes:
         self._ball = np.where(box | cylinder, 0.0, size[:, 0])[:, None]
         self._disc = np.where(cylinder, size[:, 0], 0.0)[:, None]
         enclosing = self._half + self._ball + self._disc * [1.0, 1.0, 0.0]
-        self._corners = np.array(list(product((-1.0, 1.0), repeat=3))) * enclosing[:, None]
+        self._corners = np.array(list(product((-1.0, 1.0), repeat=3))).T * enclosing[:, :, None]  # (k, 3, 8)
         self._geoms = geoms
 
     def extents(self, data: mujoco.MjData) -> tuple[Array, Array]:
@@ -37,7 +37,13 @@ class Shapes:
         reach = np.matmul(abs(axes), self._half[:, :, None])[:, :, 0] + self._ball + self._disc * across
         return places - reach, places + reach
 
-    def corners(self, data: mujoco.MjData) -> Array:
-        """(k, 8, 3): corners of the box around each shape, along the shape's own axes."""
-        turned = np.matmul(self._corners, data.geom_xmat[self._geoms].reshape(-1, 3, 3).transpose(0, 2, 1))
-        return turned + data.geom_xpos[self._geoms][:, None]
+    def placed_corners(self, places: Array, axes: Array) -> Array:
+        """(k, m, 3, 8): x y z of the corners of the box around each shape, along its own axes, at m places.
+
+        places (m, ngeom, 3), axes (m, ngeom, 9): of all geoms, as MuJoCo has them.
+        """
+        count = len(self._geoms)
+        own = axes[:, self._geoms].reshape(-1, count, 3, 3).transpose(1, 0, 2, 3).reshape(count, -1, 3)
+        turned = np.matmul(own, self._corners).reshape(count, -1, 3, 8)  # few large products, not many small ones
+        found: Array = turned + places[:, self._geoms].transpose(1, 0, 2)[..., None]
+        return found

@@ -44,7 +44,7 @@ def elbow_alone(name: str) -> tuple[Array, Array]:
     robot, model, kinematics = parts(name)
     q = robot.pose("start")
     offset = np.linalg.svd(kinematics.jacobian(q))[2][6] if name == "panda" else np.eye(6)[1]
-    size = np.linalg.norm(model.corners(q + 1e-4 * offset) - model.corners(q), axis=2).max() / 1e-4
+    size = np.linalg.norm(np.diff(model.corners(np.stack([q, q + 1e-4 * offset])), axis=1), axis=2).max() / 1e-4
     return q, offset / size
 
 

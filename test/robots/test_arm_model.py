@@ -133,7 +133,7 @@ def test_extents_are_of_the_outermost_points_and_corners_move_at_least_as_far(na
             mujoco.mj_forward(model, data)
             places.append([surface(model, data, geom) for geom in arm._moving])
         least, greatest = arm.extents(q)
-        moved = np.linalg.norm(np.subtract(arm.corners(joints), arm.corners(q)), axis=2).max(axis=1)
+        moved = np.linalg.norm(np.diff(arm.corners(np.stack([q, joints])), axis=1)[:, 0], axis=1).max(axis=1)
         for i, (points, later) in enumerate(zip(*places, strict=True)):
             np.testing.assert_allclose(points.min(axis=0), least[i], atol=2e-3)
             np.testing.assert_allclose(points.max(axis=0), greatest[i], atol=2e-3)

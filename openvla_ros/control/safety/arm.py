@@ -57,8 +57,8 @@ class ArmModel(Protocol):
         """(len(link_names), 3) twice [m]: least and greatest coordinates of each shape that moves."""
         ...
 
-    def corners(self, q: Array) -> Array:
-        """(len(link_names), 8, 3) [m] of boxes that enclose the shapes and move with them."""
+    def corners(self, positions: Array) -> Array:
+        """(len(link_names), m, 3, 8) [m]: x y z at positions (m, n) of corners of boxes that move with the shapes."""
         ...
 
     def obstacle_distances(self, q: Array, cutoff: float) -> Array:
@@ -90,10 +90,6 @@ class Posture:
     def heights(self) -> Array:
         """(len(link_names),) [m] of each shape's lowest point above the base frame's origin."""
         return self.extents[0][:, 2]
-
-    @cached_property
-    def corners(self) -> Array:
-        return self._model.corners(self.q)
 
     @cached_property
     def obstacle_distances(self) -> Array:

@@ -31,14 +31,14 @@ class LinkSpeed:
 
     def _fastest(self, path: JointPath) -> Array:
         """(shapes,) [m/s] of each shape's fastest corner along the path: on average between two points, and at them."""
-        corners = np.stack([posture.corners for posture in path.postures])
-        soon = np.stack([self._model.corners(q) for q in path.positions + _SOON * path.velocities])
-        between = _largest(np.diff(corners, axis=0)) / np.diff(path.times)[:, None]
-        fastest: Array = np.maximum(between.max(axis=0), _largest(soon - corners).max(axis=0) / _SOON)
+        soon = path.positions + _SOON * path.velocities
+        corners, soon_corners = np.split(self._model.corners(np.vstack([path.positions, soon])), 2, axis=1)
+        between = _largest(np.diff(corners, axis=1)) / np.diff(path.times)
+        fastest: Array = np.maximum(between.max(axis=1), _largest(soon_corners - corners).max(axis=1) / _SOON)
         return fastest
 
 
 def _largest(moved: Array) -> Array:
-    """(k, shapes) [m] that the corners (k, shapes, 8, 3) moved, at most."""
-    largest: Array = np.sqrt((moved * moved).sum(axis=3).max(axis=2, initial=0.0))
+    """(shapes, k) [m] that the corners (shapes, k, 3, 8) moved, at most."""
+    largest: Array = np.sqrt(np.einsum("skic,skic->skc", moved, moved).max(axis=2, initial=0.0))
     return largest
