@@ -220,8 +220,19 @@ def test_told_to_stay_a_redundant_arms_elbow_stays_and_filter_and_driver_agree_w
     q = np.array([-1.8485, -1.7, 1.9583, -1.6606, 1.5602, 2.7213, 2.1887])
     here = kinematics.forward(q)
     np.testing.assert_allclose(kinematics.path(q, here, 0.2, 5), np.tile(q, (5, 1)), atol=1e-6)
-    np.testing.assert_allclose(model.path(q, here, 5), np.tile(q, (6, 1)), atol=1e-6)
+    np.testing.assert_allclose(followed(model, q, here), np.tile(q, (5, 1)), atol=1e-6)
     target = here.moved(np.array([0.03, -0.01, 0.02]), np.array([0.0, 0.1, 0.0]))
     driven = kinematics.path(q, target, 0.2, 5)
-    np.testing.assert_allclose(model.path(q, target, 5)[1:], driven, atol=2e-3)
+    np.testing.assert_allclose(followed(model, q, target), driven, atol=2e-3)
     assert np.abs(driven[-1] - q).max() > 0.02
+
+
+def followed(model: ArmModel, q: np.ndarray, target: Pose) -> np.ndarray:
+    """(5, n) the filter's joint positions on the straight way from q (n,)."""
+    here = model.forward(q)
+    translation, rotvec = here.motion_to(target)
+    poses = [here.moved(share * translation, share * rotvec) for share in np.arange(1, 6) / 5]
+    points, quaternions = np.array([p.position for p in poses]), np.array([p.quaternion for p in poses])
+    found = model.follow(q, points, quaternions, np.zeros((5, 6)))
+    assert found is not None
+    return found[0]

@@ -187,7 +187,7 @@ class Collision(Section):
     approach_s: Number = number(0.2, "s", "time constant of the approach from slow_down to stop", ge=0.05, le=5)
 
 
-class WholeArm(Section):
+class Walls(Section):
     """Walls, a cage, a ceiling: a box that nothing of the arm leaves. The workspace is the end effector's point's."""
 
     lower_m: Vector | None = number(None, "m", "lower corner (x, y, z), base frame; none: no such walls", live=False)
@@ -286,7 +286,7 @@ class SafetyConfig(Section):
     joints: Joints = Joints()
     singularity: Singularity = Singularity()
     collision: Collision = Collision()
-    whole_arm: WholeArm = WholeArm()
+    whole_arm: Walls = Walls()
     held_object: HeldObject = HeldObject()
     gripper: Gripper = Gripper()
     freeze: Freeze = Freeze()
