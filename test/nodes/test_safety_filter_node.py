@@ -85,6 +85,8 @@ class Arm:
             outcome=ours.ArmState.REFUSED if self.refused else ours.ArmState.NONE,
             command_sequence=self.refused,
             detail="elbow at a joint limit" if self.refused else "",
+            reference=START.tolist() if self.refused else [],
+            reference_at_rest=True,
         )
         message.header.stamp = self._clock.now().to_msg()
         self._state.publish(message)
