@@ -19,7 +19,7 @@ _ELSEWHERE = 0.3  # [s] that consistent measurements from elsewhere take until t
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """``problem``: why the measurement counts as missing, if it does. ``leapt``: the arm is known to be elsewhere."""
 
     problem: str = ""
@@ -40,23 +40,25 @@ class Plausibility:
         self._other: tuple[Array, float] | None = None  # the newest of those that come from elsewhere
         self._other_since = 0.0
 
-    def judge(self, q: Array, stamp: float) -> Verdict:
-        """q: (n,) [rad], finite; stamp [s]: rising from call to call."""
+    def judge(self, q: Array, stamp: float) -> Judgement:
+        """q: (n,) [rad]; stamp [s]: rising from call to call."""
+        if not (np.isfinite(q).all() and np.isfinite(stamp)):
+            return Judgement(f"joint positions {q.tolist()} rad at {stamp} s are not finite")
         beyond = np.maximum(self._lower - q, q - self._upper)
         worst = int(beyond.argmax())
         if beyond[worst] > _RANGE_SLACK:
             span = f"{self._lower[worst]:.2f} .. {self._upper[worst]:.2f}"
-            return Verdict(f"{self._names[worst]} at {q[worst]:.2f} rad is outside its range {span}")
+            return Judgement(f"{self._names[worst]} at {q[worst]:.2f} rad is outside its range {span}")
         if self._last is None or not (leap := self._leap(q, stamp, *self._last)):
             self._last, self._other = (q, stamp), None
-            return Verdict()
+            return Judgement()
         if self._other is None or self._leap(q, stamp, *self._other):
             self._other_since = stamp
         self._other = q, stamp
         if stamp - self._other_since < _ELSEWHERE:
-            return Verdict(leap)
+            return Judgement(leap)
         self._last, self._other = (q, stamp), None
-        return Verdict(leapt=True)
+        return Judgement(leapt=True)
 
     def forget(self) -> None:
         """Whatever comes next is believed."""

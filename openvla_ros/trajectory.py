@@ -102,10 +102,13 @@ class Trajectory:
         )
 
     def followed_by(self, other: Trajectory, at: float, gap: float = 1e-3) -> Trajectory:
-        """This one up to a time, then ``other``. Knots nearer than ``gap`` [s] to the change are left out."""
-        before, rest = self.times < at - gap, other.since(at)
+        """This one up to a time, then the points of ``other``, which must have some. Those nearer than ``gap`` [s] to
+        the change are left out."""
+        at = at if at > self.start + gap else self.start
+        before, later = self.times < at - gap, other.times > at + gap
+        q, qd = self.at(at)
         return Trajectory(
-            np.concatenate([self.times[before], rest.times]),
-            np.vstack([self.positions[before], rest.positions]),
-            np.vstack([self.velocities[before], rest.velocities]),
+            np.concatenate([self.times[before], [at], other.times[later]]),
+            np.vstack([self.positions[before], q, other.positions[later]]),
+            np.vstack([self.velocities[before], qd, other.velocities[later]]),
         )

@@ -25,16 +25,20 @@ from openvla_ros.types import ArmState, Array, Command, DriverState, Outcome, Po
 
 LONGEST_MOTION = 15.0  # [s] that any safety filter may grant: SafetyConfig's own bound of duration.max_s, smoothed
 _EARLIEST = 1.0  # [s] ahead that a path may start
+_SHORTEST = 0.002  # [s] of a path that is left when it comes
+_NEAR = 1e-4  # [s] over which an acceleration is found
 _SLACK = 1.05  # times the arm's own limits: the path is interpolated between its points
 _RANGE_SLACK = 0.02  # [rad] beyond a joint's range, where the arm stands there already
+_SAME = 0.005  # [s] between two readings of when a command was decided
 _SETTLED = 0.5  # [s] at rest after which an arm that is elsewhere is not on its way any more
 _LET_GO_SPEED = 0.3  # [rad/s] of the fastest joint
+_GENTLE = 0.5  # share of the arm's acceleration for that
 _MOVED = 0.06  # [rad] of a joint that nobody commanded
 _STAYS = 0.5  # [s] that a hold reaches beyond rest
 _DRIFTING = 0.1  # [rad/s] of a joint that is at rest by what it is told
 
 
-class Kinematics(Protocol):
+class EndEffector(Protocol):
     """The part of robots.Kinematics that driving needs."""
 
     def forward(self, q: Array) -> Pose: ...
@@ -79,7 +83,7 @@ class Driver:
     ``tick`` of its own for what the gripper's controller is to be told.
     """
 
-    def __init__(self, robot: RobotDescription, kinematics: Kinematics, config: DriverConfig) -> None:
+    def __init__(self, robot: RobotDescription, kinematics: EndEffector, config: DriverConfig) -> None:
         self._robot = robot
         self._kinematics = kinematics
         self._config = config
@@ -88,9 +92,12 @@ class Driver:
         self._plausibility = Plausibility(robot.joint_names, robot.lower, robot.upper, robot.max_velocity)
         self._state: ArmState | None = None
         self._state_received = -math.inf
+        self._doubted = -math.inf  # when a measurement was last not believed
         self._filter_heard = -math.inf
         self._pressed = self._stopped = False
         self._told: Trajectory | None = None  # what the controller follows; None: nothing of ours
+        self._stopping: Trajectory | None = None  # the one that it comes to rest along
+        self._decided = -math.inf  # when the last command was, on our clock
         self._running = 0  # sequence of the command that it is from, which the next one may go on from
         self._may_let_go = False
         self._away_since: float | None = None
@@ -114,6 +121,7 @@ class Driver:
         verdict = self._plausibility.judge(state.joint_positions, state.stamp)
         self.unbelieved = verdict.problem
         if verdict.problem:
+            self._doubted = now
             return False
         self._state, self._state_received = state, now
         self.gripper.on_measured(state.gripper, state.stamp, now)
@@ -140,12 +148,14 @@ class Driver:
     def on_command(self, command: Command, age: float, now: float) -> Trajectory | None:
         """What to send for a command that was decided ``age`` seconds ago; ``outcome`` says where it is REFUSED."""
         self.heard_filter(now)
-        if command.hold:
-            self.command = command
-            return self._hold(now, "the safety filter asked to hold")
-        if command.continues and self.command is not None and command.sequence <= self.command.sequence:
-            return None  # twice, or overtaken by a later one
+        decided = now - age
+        overtaken = self.command is not None and command.sequence <= self.command.sequence
+        if not command.hold and overtaken and decided <= self._decided + _SAME:
+            return None  # or twice; a filter that was started anew counts from 1, but later
         self.command = command
+        self._decided = max(self._decided, decided) if math.isfinite(decided) else self._decided
+        if command.hold:
+            return self._hold(now, "the safety filter asked to hold")
         problem = self._obstacle(command, age, now)
         told = None if problem else self._continued(command, now)
         problem = problem or (told if isinstance(told, str) else self._own_limits(told, now))
@@ -197,7 +207,7 @@ class Driver:
             return None
         return DriverState(
             reference=self._reference(now)[0],
-            at_rest=self._told is None or self._told.rests(now),
+            at_rest=self._told.rests(now) if self._told is not None else not self._drifts,
             command_sequence=self.command.sequence if self.command is not None else 0,
             outcome=self.outcome,
             detail=self.detail,
@@ -212,8 +222,17 @@ class Driver:
         """Whether a motion runs, or its end has not been measured."""
         return self._arrival.outcome is Outcome.EXECUTING
 
+    @property
+    def _drifts(self) -> bool:
+        """Whether it is measured that the arm moves, though we may have told it nothing: what another driver began."""
+        return self._state is not None and bool(abs(self._state.joint_velocities).max() > _DRIFTING)
+
     def _is_fresh(self, now: float) -> bool:
         return now - self._state_received <= self._config.state_timeout
+
+    def _is_doubtful(self, now: float) -> bool:
+        """Whether one of the last measurements was not believed: of two that contradict each other, which is false?"""
+        return now - self._doubted < _SETTLED
 
     def _reference(self, now: float) -> tuple[Array, Array]:
         """(n,) and (n,): positions and velocities that the controller is told for now, else measured."""
@@ -242,7 +261,12 @@ class Driver:
         joints = len(self._robot.joint_names)
         if command.path.positions.shape[1] != joints:
             return f"the path is of {command.path.positions.shape[1]} joints, {self._robot.name} has {joints}"
-        return self.missing(now)
+        if self._told is None and self._drifts:
+            return "the arm moves, and not by this driver's word: it comes to rest first"
+        missing = self.missing(now)
+        if not missing and self._is_doubtful(now) and (self._told is None or self._told.rests(now)):
+            return "joint states contradict each other, or what an arm can do: it is not known where the arm is"
+        return missing
 
     def _continued(self, command: Command, now: float) -> Trajectory | str:
         """What the controller is told until the path begins, and the path; or why that is not what comes next."""
@@ -255,7 +279,7 @@ class Driver:
         if path.start < now and told.rests(path.start) and path.duration > 0:
             path = path.shifted(now - path.start)  # nothing has moved meanwhile
         begin = max(path.start, now)
-        if begin > now + _EARLIEST or begin >= path.end:
+        if begin > now + _EARLIEST or begin > path.end - _SHORTEST:
             return (
                 f"its path is from {path.start - now:.3f} s to {path.end - now:.3f} s from now: too late, or too early"
             )
@@ -268,7 +292,24 @@ class Driver:
         lag = float(abs(told.at(now)[0] - self._state.joint_positions).max())
         if not lag <= config.reference_tolerance:
             return f"the arm is {lag:.2f} rad from where it is told to be"
-        return told.since(now).followed_by(path, begin)
+        joined = told.since(now).followed_by(path, begin)
+        return self._jerk(joined, begin) or joined
+
+    def _jerk(self, joined: Trajectory, begin: float) -> str:
+        """Why a path does not continue what the arm is told: the way across to it, as the controller takes it."""
+        first = int(np.searchsorted(joined.times, begin - 1e-6))
+        limits = self._robot.cartesian_limits
+        for start, end in zip(joined.times[first : first + 2], joined.times[first + 1 : first + 3], strict=False):
+            for time, near in ((start, _NEAR), (end, -_NEAR)):
+                (q, qd), (q_near, qd_near) = joined.at(time), joined.at(time + near)
+                twists = zip(self._kinematics.twist(q, qd), self._kinematics.twist(q_near, qd_near), strict=True)
+                linear, angular = (math.hypot(*((b - a) / near).tolist()) for a, b in twists)
+                if not (
+                    linear <= _SLACK * limits.max_linear_acceleration
+                    and angular <= _SLACK * limits.max_angular_acceleration
+                ):
+                    return f"to get onto its path takes {linear:.1f} m/s^2, {angular:.1f} rad/s^2: it came too late"
+        return ""
 
     def _own_limits(self, told: Trajectory | str | None, now: float) -> str:
         """Why the arm must not do this: its own limits, at and between the points. Written so that a NaN fails."""
@@ -319,13 +360,16 @@ class Driver:
         """
         told, limits = self._told, self._robot.cartesian_limits
         if told is not None and not told.rests(now):
+            if told is self._stopping:
+                return told.since(now)
             linear, angular = limits.max_linear_acceleration, limits.max_angular_acceleration
-            self._told = _and_stays(braked(told, now, self._kinematics.twist, linear, angular))
+            braking = braked(told, now, self._kinematics.twist, linear, angular)
+            self._told = self._stopping = _and_stays(braking)
             return self._told
-        if self._displaced or not self._is_fresh(now) or self._state is None:
+        if self._displaced or self._is_doubtful(now) or not self._is_fresh(now) or self._state is None:
             return None
         q, qd = self._state.joint_positions, self._state.joint_velocities
-        if abs(qd).max() > _DRIFTING and (told is None or abs(told.last - q).max() > _MOVED):
+        if self._drifts and (told is None or abs(told.last - q).max() > _MOVED):
             self._told = _and_stays(self._stopped_from(q, qd, now))  # somebody else moves it
         else:
             place = self._within_range(q) if told is None else told.last
@@ -340,7 +384,8 @@ class Driver:
     def _let_go(self, now: float) -> Trajectory | None:
         """An arm that is kept from where it is told to be would push on: it is told, slowly, to be where it is."""
         told, state = self._told, self._state
-        if told is None or state is None or self._displaced or not told.rests(now) or not self._is_fresh(now):
+        known = self._is_fresh(now) and not self._is_doubtful(now) and not self._displaced
+        if told is None or state is None or not known or not told.rests(now):
             self._away_since = None
             return None
         late = self.outcome is Outcome.TIMED_OUT and self._may_let_go
@@ -358,7 +403,13 @@ class Driver:
         if far and not late and self.outcome not in (Outcome.HELD, Outcome.REFUSED):
             self._hold(now, f"the arm is {lag.max():.2f} rad from where it is told to be: blocked, or moved by hand")
         place = self._within_range(state.joint_positions)
-        time = max(1.5 * float(lag.max()) / _LET_GO_SPEED, 0.2)  # 1.5: the peak of a cubic over its mean
+        limits = self._robot.cartesian_limits
+        time = max(  # of a cubic: the peak of its speed is 1.5, that of its acceleration 6 times the mean
+            1.5 * float(lag.max()) / _LET_GO_SPEED,
+            math.sqrt(6 * distance / (_GENTLE * limits.max_linear_acceleration)),
+            math.sqrt(6 * angle / (_GENTLE * limits.max_angular_acceleration)),
+            0.2,
+        )
         still = np.zeros((2, len(place)))
         self._told = Trajectory(np.array([now, now + time]), np.stack([told.last, place]), still)
         self._may_let_go, self._running, self._away_since, self._rested = False, 0, None, None

@@ -13,6 +13,7 @@ from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.sim.expert import DOWN
 from openvla_ros.sim.simulation import Simulation
 from openvla_ros.sim.world import World
+from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Outcome, Pose
 
 ROBOT = load_robot("wx250s")
@@ -52,10 +53,11 @@ class Rig:
     def arm_to(self, q_start, x: float, y: float, z: float, yaw: float):
         """The joint positions (n,) [rad] that the hand, pointing down, is sent to."""
         target = Pose.from_rotation(np.array([x, y, z]), Rotation.from_euler("z", yaw) * DOWN)
-        path = KINEMATICS.path(q_start, target, 1.0, 25)
-        self.accept(self.simulation.arm, arm_trajectory(ROBOT, path, 1.0))
+        q = KINEMATICS.solve(target, q_start)
+        told = Trajectory(np.array([0.0, 1.0]), np.stack([q_start, q]), np.zeros((2, len(q))))
+        self.accept(self.simulation.arm, arm_trajectory(ROBOT, told))
         self.go(1.2)
-        return path[-1]
+        return q
 
     @property
     def opening(self) -> float:

@@ -14,12 +14,14 @@ from openvla_ros.trajectory import Trajectory
 ROBOT = load_robot("wx250s")
 
 
-def test_arm_trajectory_ends_at_the_duration():
-    told = Trajectory(50.0 + np.array([0.0, 0.1, 0.2]), np.arange(18.0).reshape(3, 6), np.ones((3, 6)))
+def test_arm_trajectory_ends_at_the_duration_at_rest():
+    """Hazard: the controller's own state at the first moment is overwritten, or a trajectory that ends in motion."""
+    told = Trajectory(100 + 0.04 * np.arange(6), np.arange(36.0).reshape(6, 6), np.ones((6, 6)))
     trajectory = arm_trajectory(ROBOT, told)
-    np.testing.assert_allclose(trajectory.times, [0.1, 0.2])  # for now the controller has its own state
+    np.testing.assert_allclose(trajectory.times, [0.04, 0.08, 0.12, 0.16, 0.2])
     np.testing.assert_array_equal(trajectory.positions, told.positions[1:])
-    np.testing.assert_array_equal(trajectory.velocities, [np.ones(6), np.zeros(6)])  # it rejects an end in motion
+    assert trajectory.velocities is not None
+    assert not trajectory.velocities[-1].any()
     assert trajectory.joint_names == ROBOT.joint_names
 
 

@@ -46,7 +46,7 @@ def action(sequence: int, at: float) -> Message:
 
 
 class Command(Message):
-    HOLD = 1
+    MOVE, HOLD = 0, 1
 
 
 def command(action_sequence: int, at: float, kind: int = 0) -> Command:
@@ -209,7 +209,7 @@ def test_numbers_are_those_of_the_messages() -> None:
     known = ours.SafetyStatus
     assert VERDICTS == {known.ACCEPTED: "accepted", known.LIMITED: "limited", known.REFUSED: "refused"}
     assert {n: s.upper() for n, s in STATES.items()} == {
-        getattr(known, name): name for name in ("WAITING", "ACTIVE", "HOLDING", "STOPPED")
+        getattr(known, name): name for name in ("WAITING", "ACTIVE", "HOLDING", "STOPPED", "PAUSED")
     }
     arm = ours.ArmState
     assert set(OUTCOMES) == {arm.ARRIVED, arm.TIMED_OUT, arm.REFUSED, arm.HELD}

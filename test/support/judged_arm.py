@@ -79,6 +79,7 @@ class JudgedArm:
         self.measured: list[Array] = []
         self.decisions: list[Decision] = []
         self.commands: list[Command] = []
+        self.sent: list[tuple[str, float, float]] = []  # to the controller: what for, from and until when
         self.new_driver()
         self.new_filter()
         self.run(0.05)
@@ -113,7 +114,8 @@ class JudgedArm:
         self._deliver()
         self._measure()
         if self.driver_alive and self.ticks % 2 == 0:
-            self._send(self.driver.tick(self.now + OFFSET))
+            kind = "let go" if self.controller.rests(self.now) else "held"
+            self._send(self.driver.tick(self.now + OFFSET), kind)
         if self.filter_alive:
             decision = self._pass_on(self.filter.tick(self.now))
             if self.driver_alive:
@@ -132,13 +134,14 @@ class JudgedArm:
         linear, angular = self.kinematics.twist(q, speed)
         return ArmState(self.now, self.kinematics.forward(q), linear, angular, q, speed, self.gripper, np.zeros(len(q)))
 
-    def _send(self, told: Trajectory | None) -> None:
+    def _send(self, told: Trajectory | None, kind: str = "told") -> None:
         motion = self.driver.gripper.tick(self.now + OFFSET)
         if motion is not None:
             self.gripper_target = motion.opening
         if told is None:
             return
         told = told.shifted(-OFFSET)
+        self.sent.append((kind, self.now, told.end))
         # As the controller does it: from its own state at the moment, through the points that are still to come.
         q, qd = self.controller.at(self.now)
         later = told.times > self.now + 1e-9

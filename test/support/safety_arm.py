@@ -34,8 +34,8 @@ class ArmScene(JudgedArm):
         self.run(dt)
         return decision
 
-    def _send(self, told: Trajectory | None) -> None:
-        super()._send(told)
+    def _send(self, told: Trajectory | None, kind: str = "told") -> None:
+        super()._send(told, kind)
         if self.driver.outcome is Outcome.REFUSED:
             self.refusals.append(self.driver.detail)
 

@@ -17,6 +17,7 @@ from openvla_ros.control.safety.motion import ArmRule, Context, Motion, Objectio
 from openvla_ros.types import Array, RuleReport
 
 _SPACING_M, _SPACING_RAD, _SPACING_S = 0.02, 0.1, 0.2  # between two points of a path
+_NEAREST_S = 0.008  # between two points: joints are solved to a tolerance, which a cubic between near ones enlarges
 _FINE_S = 0.04  # of a path with fast joints
 _FAST = 0.5  # share of a joint's speed limit
 _NEGLIGIBLE = 0.01  # share of the largest step below which a search is not worth its time
@@ -166,9 +167,20 @@ class _Paths:
         return bool((speeds > _FAST * self._model.max_velocity).any())
 
 
+def _apart(moments: Array) -> Array:
+    """Of moments (m,) [s] those that are not too near to each other; the first and the last stay."""
+    kept = [float(moments[0])]
+    for moment in moments[1:].tolist():
+        if moment - kept[-1] >= _NEAREST_S:
+            kept.append(moment)
+    if kept[-1] < moments[-1]:
+        kept[max(len(kept) - 1, 1) :] = [float(moments[-1])]
+    return np.array(kept)
+
+
 def _points(course: Course, start: float, longest: float) -> Array:
     """(k + 1,) [s] from ``start`` to the end: where the acceleration changes, and between as the way asks for."""
-    changes = course.changes(start)
+    changes = _apart(course.changes(start))
     ways, rates = course.positions(changes), course.velocities((changes[1:] + changes[:-1]) / 2)[1]
     gaps = np.diff(changes)
     counts = np.maximum(

@@ -19,6 +19,7 @@ from openvla_ros.control.safety.rules import ramp_in
 from openvla_ros.types import Array, RuleReport
 
 SPEED, ACCELERATION = "speed", "acceleration"
+_NEAR = 1e-4  # [s] over which an acceleration is found
 _SLACK = 0.005  # [s] that a step may begin before the one before is done: a tick of a clock, an action that came early
 
 
@@ -77,22 +78,36 @@ class Pace:
         window = before.window
         moments = _moments(before, step)
         middles = (moments[1:] + moments[:-1]) / 2
-        twists, accelerations = before.twists(moments), before.accelerations(middles)
+        velocities, accelerations = _motion(before, moments, middles)
         rates, growths = step.rate(moments, window), step.growth(middles, window)
         limits, share = self._motion, self._ramp.share(context)
         # Turning about two axes at once adds their cross product to the acceleration.
-        cross = float(np.abs(rates).max() * np.linalg.norm(motion.rotvec) * np.sqrt((twists[:, 3:] ** 2).sum(1)).max())
+        cross = float(np.abs(rates).max() * np.linalg.norm(motion.rotvec) * np.sqrt((velocities[1] ** 2).sum(1)).max())
         hardest = max(limits.max_acceleration_rad_s2 - cross, 0.0)
         code, why = (ramp_in.CODE, "motion has just begun") if share < 1 else (SPEED, "fastest")
         return [
-            _bound(code, f"translation [m/s] scaled: {why}", twists[:, :3], rates, motion.translation,
+            _bound(code, f"translation [m/s] scaled: {why}", velocities[0], rates, motion.translation,
                    share * limits.max_speed_m_s),
-            _bound(code, f"rotation [rad/s] scaled: {why}", twists[:, 3:], rates, motion.rotvec,
+            _bound(code, f"rotation [rad/s] scaled: {why}", velocities[1], rates, motion.rotvec,
                    share * limits.max_speed_rad_s),
             _bound(ACCELERATION, "translation [m/s^2] scaled", accelerations[0], growths, motion.translation,
                    limits.max_acceleration_m_s2),
             _bound(ACCELERATION, "rotation [rad/s^2] scaled", accelerations[1], growths, motion.rotvec, hardest),
         ]  # fmt: skip
+
+
+def _motion(before: Course, moments: Array, middles: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Velocities at ``moments`` and accelerations at ``middles``, linear and angular.
+
+    Sums over the steps where they are exact. Several rotations at once turn each other: then by the twist, to which a
+    further step adds as to a sum, since it turns all of it.
+    """
+    velocities, accelerations = before.velocities(moments), before.accelerations(middles)
+    if sum(1 for step in before.steps if step.rotvec.any()) < 2:
+        return velocities, accelerations
+    turning = before.twists(np.concatenate([moments, middles - _NEAR, middles + _NEAR]))[:, 3:]
+    at, earlier, later = np.split(turning, [len(moments), len(moments) + len(middles)])
+    return (velocities[0], at), (accelerations[0], (later - earlier) / (2 * _NEAR))
 
 
 def _moments(before: Course, step: Step) -> Array:
