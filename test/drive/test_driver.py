@@ -62,14 +62,16 @@ class Drive:
         self.frozen: float | None = None  # a stamp that every state carries
         self.sequence = 0
         self.sent: list[Trajectory] = []
+        self.grippers: list[float | None] = []
         self.course: Course | None = None
         self.continues = 0
 
-    def keep(self, sending: Trajectory | None) -> Trajectory | None:
+    def keep(self, sending: Any) -> Trajectory | None:
         if sending is None:
             return None
-        self.sent.append(sending)
-        return sending
+        self.sent.append(sending.arm)
+        self.grippers.append(sending.gripper)
+        return sending.arm
 
     @property
     def told(self) -> Array:
@@ -187,9 +189,7 @@ def test_a_path_is_told_as_it_was_judged(drive: Drive) -> None:
     told = drive.give(command)
     assert told is not None
     assert command.path is not None
-    motion = drive.driver.gripper.tick(drive.now)
-    assert motion is not None
-    assert motion.opening == 0.3
+    assert drive.grippers == [0.3]
     assert drive.driver.outcome is Outcome.EXECUTING
     times = np.arange(command.path.start, command.path.end, 1e-3)
     np.testing.assert_allclose(told.sampled(times)[0], command.path.sampled(times)[0], atol=1e-6)
@@ -388,6 +388,7 @@ def test_silence_in_a_motion_gives_exactly_one_hold(drive: Drive, silent: str, s
     assert drive.go(0.19) == []
     begin = drive.now
     (stop,) = drive.go(0.5)
+    assert drive.grippers[-1] is None
     assert drive.driver.outcome is Outcome.HELD
     assert said in drive.driver.detail
     assert 0.0 < stop.start - begin < 0.03
@@ -506,7 +507,7 @@ def test_motions_start_from_what_the_controller_was_told(drive: Drive) -> None:
     told = drive.driver.told(drive.now)
     assert told is not None
     assert told.at_rest
-    np.testing.assert_allclose(told.reference, HOME + 0.04 * np.eye(6)[0], atol=1e-9)
+    np.testing.assert_allclose(told.reference, HOME + [0.04, 0, 0, 0, 0, 0], atol=1e-9)
     drive.course = None
     path = drive.move()
     assert path is not None
@@ -538,19 +539,21 @@ def test_arrival_is_measured(drive: Drive) -> None:
 
 
 def slowly(told: Trajectory) -> bool:
-    speeds = abs(told.sampled(np.arange(told.start, told.end, 1e-3))[1])
-    return bool(speeds.max() <= 0.31 and not told.velocities[[0, -1]].any())
+    speeds = told.sampled(np.arange(told.start, told.end, 1e-3))[1]
+    hardest = abs(np.diff(speeds[:, :3], axis=0)).max() / 1e-3
+    return bool(abs(speeds).max() <= 0.31 and hardest < HARD / 2 and not told.velocities[[0, -1]].any())
 
 
-def test_a_blocked_arm_times_out_and_is_let_go(drive: Drive) -> None:
+@pytest.mark.parametrize("way", [0.05, 0.02])
+def test_a_blocked_arm_times_out_and_is_let_go(drive: Drive, way: float) -> None:
     """Hazard: an arm against an obstacle is pushed on for ever; or let go with a jerk."""
     drive.follows = False
-    drive.move((0.05, 0, 0), 0.25)
+    drive.move((way, 0, 0), 0.25)
     sent = drive.go(3.0)
     assert drive.driver.outcome is Outcome.TIMED_OUT
     assert "not at the target 2 s after" in drive.driver.detail
     (let_go,) = sent
-    np.testing.assert_allclose(let_go.positions[0], HOME + 0.05 * np.eye(6)[0], atol=1e-9)
+    np.testing.assert_allclose(let_go.positions[0], HOME + [way, 0, 0, 0, 0, 0], atol=1e-9)
     np.testing.assert_allclose(let_go.last, HOME)
     assert slowly(let_go)
     assert drive.go(5.0) == []
@@ -610,10 +613,10 @@ def test_a_hold_of_the_filter_is_obeyed_however_late(drive: Drive) -> None:
 FALSE = [
     np.full(6, -math.pi),
     np.zeros(6),
-    HOME + 0.5 * np.eye(6)[1],
+    HOME + [0, 0.5, 0, 0, 0, 0],
     np.full(6, math.nan),
     np.full(6, math.inf),
-    HOME + 1e6 * np.eye(6)[3],
+    HOME + [0, 0, 0, 1e6, 0, 0],
 ]
 
 
@@ -639,7 +642,7 @@ def test_a_false_measurement_is_no_place_to_start_from(drive: Drive, false: Arra
         assert drive.press() is None  # where the arm is is not known; it rests
         drive.press(False)
         assert "is not known" in drive.refused()
-        drive.go(0.6)
+        drive.go(0.02)
         if not again:
             assert drive.hold() is not None
     assert drive.move() is not None
@@ -697,7 +700,7 @@ def test_a_displaced_arm_gets_nothing_until_somebody_has_looked(drive: Drive) ->
     drive.move()
     drive.go(1.0)
     count = len(drive.sent)
-    drive.follows, drive.q = False, drive.q + 0.6 * np.eye(6)[1]
+    drive.follows, drive.q = False, drive.q + [0, 0.6, 0, 0, 0, 0]
     drive.go(0.6)
     told = drive.driver.told(drive.now)
     assert told is not None

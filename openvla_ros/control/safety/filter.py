@@ -233,7 +233,9 @@ class SafetyFilter:
     def _watch(self, now: float) -> tuple[Command | None, list[RuleReport]]:
         """Takes the time and enters the state that follows: (a HOLD where the arm must stop for it, what happened)."""
         ended = self._driver_ended
-        reports = [report for report in (self._arm_rejected, ended) if report]
+        driver = self._arm.driver if self._arm else None
+        moved = RuleReport("unexpected_motion", driver.unexpected) if driver and driver.unexpected else None
+        reports = [report for report in (self._arm_rejected, ended, moved) if report]
         self._arm_rejected = self._driver_ended = None
         clock = self._advance(now)
         faults = [clock] if clock else self._faults()
@@ -241,9 +243,6 @@ class SafetyFilter:
             return None, reports + faults
         if faults:
             return self._latch(f"{faults[0].rule}: {faults[0].detail}"), reports + faults
-        driver = self._arm.driver if self._arm else None
-        if driver is not None and driver.unexpected:
-            reports.append(RuleReport("unexpected_motion", driver.unexpected))
         if self._arm_problem():
             hold = self._hold() if self._accepted else None
             self._enter(State.WAITING)
