@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from openvla_ros import geometry
+from openvla_ros.drive import joining
 from openvla_ros.drive.arrival import Arrival, ArrivalConfig
 from openvla_ros.drive.braking import braked
 from openvla_ros.drive.grippers.keeper import GripperKeeper, KeeperConfig
@@ -26,7 +27,6 @@ from openvla_ros.types import ArmState, Array, Command, DriverState, Outcome, Po
 LONGEST_MOTION = 15.0  # [s] that any safety filter may grant: SafetyConfig's own bound of duration.max_s, smoothed
 _EARLIEST = 1.0  # [s] ahead that a path may start
 _SHORTEST = 0.002  # [s] of a path that is left when it comes
-_NEAR = 1e-4  # [s] over which an acceleration is found
 _SLACK = 1.05  # times the arm's own limits: the path is interpolated between its points
 _RANGE_SLACK = 0.02  # [rad] beyond a joint's range, where the arm stands there already
 _SAME = 0.005  # [s] between two readings of when a command was decided
@@ -261,12 +261,15 @@ class Driver:
         joints = len(self._robot.joint_names)
         if command.path.positions.shape[1] != joints:
             return f"the path is of {command.path.positions.shape[1]} joints, {self._robot.name} has {joints}"
+        return self.missing(now) or self._unknown(now)
+
+    def _unknown(self, now: float) -> str:
+        """Why it is not known where the arm is told to be, for a motion from rest; empty if it is."""
         if self._told is None and self._drifts:
             return "the arm moves, and not by this driver's word: it comes to rest first"
-        missing = self.missing(now)
-        if not missing and self._is_doubtful(now) and (self._told is None or self._told.rests(now)):
+        if self._is_doubtful(now) and (self._told is None or self._told.rests(now)):
             return "joint states contradict each other, or what an arm can do: it is not known where the arm is"
-        return missing
+        return ""
 
     def _continued(self, command: Command, now: float) -> Trajectory | str:
         """What the controller is told until the path begins, and the path; or why that is not what comes next."""
@@ -293,23 +296,7 @@ class Driver:
         if not lag <= config.reference_tolerance:
             return f"the arm is {lag:.2f} rad from where it is told to be"
         joined = told.since(now).followed_by(path, begin)
-        return self._jerk(joined, begin) or joined
-
-    def _jerk(self, joined: Trajectory, begin: float) -> str:
-        """Why a path does not continue what the arm is told: the way across to it, as the controller takes it."""
-        first = int(np.searchsorted(joined.times, begin - 1e-6))
-        limits = self._robot.cartesian_limits
-        for start, end in zip(joined.times[first : first + 2], joined.times[first + 1 : first + 3], strict=False):
-            for time, near in ((start, _NEAR), (end, -_NEAR)):
-                (q, qd), (q_near, qd_near) = joined.at(time), joined.at(time + near)
-                twists = zip(self._kinematics.twist(q, qd), self._kinematics.twist(q_near, qd_near), strict=True)
-                linear, angular = (math.hypot(*((b - a) / near).tolist()) for a, b in twists)
-                if not (
-                    linear <= _SLACK * limits.max_linear_acceleration
-                    and angular <= _SLACK * limits.max_angular_acceleration
-                ):
-                    return f"to get onto its path takes {linear:.1f} m/s^2, {angular:.1f} rad/s^2: it came too late"
-        return ""
+        return joining.problem(joined, path, begin, self._kinematics.twist, self._robot.cartesian_limits) or joined
 
     def _own_limits(self, told: Trajectory | str | None, now: float) -> str:
         """Why the arm must not do this: its own limits, at and between the points. Written so that a NaN fails."""

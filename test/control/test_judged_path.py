@@ -27,6 +27,7 @@ from judged_script import Script
 
 from openvla_ros.control.safety import State, Verdict
 from openvla_ros.drive import driver as driver_module
+from openvla_ros.drive import joining
 from openvla_ros.drive.driver import Driver, Sending
 from openvla_ros.measurement import Plausibility, Verdict as Belief
 from openvla_ros.trajectory import Trajectory
@@ -100,6 +101,18 @@ def test_commands_that_are_always_late(delay: float) -> None:
     assert_within(arm.wire)
     if delay <= 0.03:
         assert arm.wire.p[-1, 1] - arm.wire.p[0, 1] > 0.2
+
+
+def late_and_slow() -> None:
+    arm = JudgedArm(safety=config(motion={"max_speed_m_s": 0.05}))
+    arm.carry = lambda command, now: [(command, 0.0 if command.sequence % 3 else 0.12)]
+    stream(arm, 15)
+    assert_within(arm.wire, speed=0.05)
+
+
+def test_late_commands_of_a_slow_filter() -> None:
+    """Hazard: within what the arm may, and faster than what was judged."""
+    late_and_slow()
 
 
 def reordered(seed: int = 0) -> None:
@@ -741,7 +754,8 @@ CHECKS: dict[str, tuple[Patch, Callable[[], Any]]] = {
     "continues": (_continues_ignored, _refused("gap")),
     "start gap": (_config(start_tolerance=1e3), _refused("elsewhere")),
     "speed jump": (_config(start_speed_tolerance=1e3), _refused("in motion")),
-    "way across": (_attribute(Driver, "_jerk", lambda *_: ""), _refused("hard")),
+    "way across": (_attribute(joining, "_jerk", lambda *_: ""), _refused("hard")),
+    "catching up": (_attribute(joining, "_hurry", lambda *_: ""), late_and_slow),
     "age": (_no_obstacle("s old"), _refused("late")),
     "future": (_no_obstacle("in the future"), _refused("early")),
     "start time": (_attribute(driver_module, "_EARLIEST", 1e3), _refused("far ahead")),

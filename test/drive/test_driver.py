@@ -642,7 +642,7 @@ def test_a_false_measurement_is_no_place_to_start_from(drive: Drive, false: Arra
         assert drive.press() is None  # where the arm is is not known; it rests
         drive.press(False)
         assert "is not known" in drive.refused()
-        drive.go(0.02)
+        drive.go(0.6)
         if not again:
             assert drive.hold() is not None
     assert drive.move() is not None

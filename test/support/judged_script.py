@@ -323,7 +323,7 @@ class Script:
             worst = int(depths.argmax())
             if depths[worst] > max(elsewhere, 0.0) + slack:
                 yield f"{where}: {depths[worst]:.4f} beyond, at {arm.times[7 * worst]:.2f} s"
-        elsewhere = [self._nearness(q) for q in self.foreign[::5]]
+        elsewhere = [self._nearness(q) for q in self.foreign]
         for i in range(0, len(wire.q), 50):
             near, low = self._nearness(wire.q[i])
             most_near = max([0.0, *(e[0] for e in elsewhere)]) + _PLACE
