@@ -11,6 +11,7 @@ from openvla_ros.robots.description import CartesianLimits
 from openvla_ros.trajectory import Trajectory
 
 _SLACK = 1.05  # times a limit: the path is interpolated between its points
+_SAME = 1e-3  # [rad], [rad/s] from the path
 _NO_SPEED = 1e-3  # [m/s]
 _NEAR = 1e-4  # [s] over which an acceleration is found
 
@@ -20,17 +21,19 @@ def problem(joined: Trajectory, path: Trajectory, begin: float, twist: Twist, li
 
     twist: as in ``braked``. Written so that a NaN is a problem.
     """
-    return (_hurry(joined, path, begin, twist) if path.start < begin else "") or _jerk(joined, begin, twist, limits)
+    off = max(float(abs(a - b).max()) for a, b in zip(joined.at(begin), path.at(begin), strict=True))
+    return (_hurry(joined, path, begin, twist) if not off < _SAME else "") or _jerk(joined, begin, twist, limits)
 
 
 def _hurry(joined: Trajectory, path: Trajectory, begin: float, twist: Twist) -> str:
-    """What came late is not caught up with faster than the path itself is, or than the arm is told already."""
-    later = np.append(path.times[path.times > begin], begin)
+    """What came late, or follows what did, is not caught up with faster than the path itself is, or than the arm is told already."""
+    knots = np.append(begin, path.times[path.times > begin])
+    later = np.append(knots, (knots[1:] + knots[:-1]) / 2)
     allowed = max(*(_speed(path, time, twist) for time in later.tolist()), _speed(joined, begin, twist))
     first = int(np.searchsorted(joined.times, begin - 1e-6))
     start, end = joined.times[first : first + 2].tolist()
     hurry = max(_speed(joined, start + share * (end - start), twist) for share in (0.25, 0.5, 0.75))
-    if hurry <= _SLACK * allowed + _NO_SPEED:
+    if hurry <= allowed + _NO_SPEED:
         return ""
     return f"to catch up with its path takes {hurry:.3f} m/s, the path {allowed:.3f}: it came too late"
 

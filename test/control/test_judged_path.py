@@ -105,9 +105,11 @@ def test_commands_that_are_always_late(delay: float) -> None:
 
 def late_and_slow() -> None:
     arm = JudgedArm(safety=config(motion={"max_speed_m_s": 0.05}))
-    arm.carry = lambda command, now: [(command, 0.0 if command.sequence % 3 else 0.12)]
-    stream(arm, 15)
-    assert_within(arm.wire, speed=0.05)
+    arm.carry = lambda command, now: [(command, 0.0 if command.sequence % 2 else 0.09)]
+    for _ in range(15):
+        arm.act((0, 0.05, 0), duration=0.5)
+        arm.run(0.1)
+    assert_within(arm.wire, speed=0.051)
 
 
 def test_late_commands_of_a_slow_filter() -> None:
@@ -487,7 +489,7 @@ def a_foreign_path(**changes: Any) -> Outcome:
 
 FOREIGN: dict[str, dict[str, Any]] = {
     "gap": {"continues": 17},
-    "elsewhere": {"begin": 0.03},
+    "elsewhere": {"begin": 0.03, "end": -0.05, "seconds": 2.0},
     "in motion": {"speed": 0.4 * np.eye(6)[5]},
     "hard": {"end": 0.01 * np.eye(6)[0], "seconds": 0.05},
     "late": {"age": 0.3},

@@ -150,12 +150,12 @@ class Script:
         durations = rng.choice([[1 / hz], [1 / hz], [0.05, 1.0], [0.2, 0.05, 0.4], [2.0], [0.02]])
         size = rng.choice([0.1, 0.5, 1.0, 1.0, 2.0])
         if rng.random() < 0.5:
-            self.direction = np.array([rng.gauss(0, 1) for _ in range(6)])
+            self.direction = np.array([rng.uniform(-1, 1) for _ in range(6)])
         noise = rng.choice([0.1, 1.0, 3.0])
         for _ in range(rng.randint(1, 20)):
             self.seen["action"] += 1
-            vector = self.direction + noise * np.array([rng.gauss(0, 1) for _ in range(6)])
-            vector *= size / abs(vector).max()
+            vector = self.direction + noise * np.array([rng.uniform(-1, 1) for _ in range(6)])
+            vector *= size / max(abs(vector).max(), 1e-3)
             if arm.filter_alive:
                 decision = arm.act(0.05 * vector[:3], 0.25 * vector[3:], rng.choice(durations))
                 self.seen["moved"] += 0
@@ -293,7 +293,7 @@ class Script:
             turns[max(cut // 10 - 1, 0) : cut // 10 + 1] = 0.0
         free = ~let_go
         for name, values, allowed, limit in (
-            ("speed [m/s]", steps, free[1:], limits.motion.max_speed_m_s),
+            ("speed [m/s]", steps - 1e-3, free[1:], limits.motion.max_speed_m_s),
             ("speed, letting go included [m/s]", steps, None, own.max_linear),
             ("acceleration [m/s^2]", curves / _ACCELERATION_SLACK * SLACK, None, own.max_linear_acceleration),
             ("angular speed [rad/s]", turns / 0.01, free[10::10], limits.motion.max_speed_rad_s),
