@@ -29,7 +29,8 @@ from openvla_ros.control.safety import State, Verdict
 from openvla_ros.drive import driver as driver_module
 from openvla_ros.drive import joining
 from openvla_ros.drive.driver import Driver, Sending
-from openvla_ros.measurement import Plausibility, Verdict as Belief
+from openvla_ros.measurement import Plausibility
+from openvla_ros.measurement import Verdict as Belief
 from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Command, Outcome, Pose
 
@@ -400,14 +401,10 @@ def far_away() -> None:
     assert command.path is not None
     arm.filter_alive = False
     path = Trajectory.at_rest(arm.controller.last, arm.now + OFFSET).followed_by(
-        Trajectory(
-            arm.now + OFFSET + np.array([0.03, 0.5]), np.stack([arm.controller.last] * 2), np.zeros((2, 6))
-        ),
+        Trajectory(arm.now + OFFSET + np.array([0.03, 0.5]), np.stack([arm.controller.last] * 2), np.zeros((2, 6))),
         arm.now + OFFSET,
     )
-    arm.driver.on_command(
-        Command(command.target, 1.0, 0.5, command.sequence + 5, path=path), 0.0, arm.now + OFFSET
-    )
+    arm.driver.on_command(Command(command.target, 1.0, 0.5, command.sequence + 5, path=path), 0.0, arm.now + OFFSET)
     assert arm.driver.outcome is Outcome.REFUSED
 
 
@@ -562,9 +559,7 @@ def rogue() -> None:
     stream(arm, 2)
     arm._pass_on(arm.filter.stop("somebody", arm.now))
     arm.run(1.5)
-    arm.controller = Trajectory(
-        np.array([arm.now, arm.now + 1.0]), np.stack([arm.q, arm.q + 0.15]), np.zeros((2, 6))
-    )
+    arm.controller = Trajectory(np.array([arm.now, arm.now + 1.0]), np.stack([arm.q, arm.q + 0.15]), np.zeros((2, 6)))
     arm.run(1.2)
     assert "nobody commanded" in arm.driver.unexpected
     assert "unexpected_motion" in {report.rule for report in arm.decisions[-1].reports}
@@ -658,9 +653,7 @@ def _no_obstacle(without: str) -> Callable[[pytest.MonkeyPatch], None]:
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         before = Driver._obstacle
-        monkeypatch.setattr(
-            Driver, "_obstacle", lambda *a: "" if without in (why := before(*a)) else why
-        )
+        monkeypatch.setattr(Driver, "_obstacle", lambda *a: "" if without in (why := before(*a)) else why)
 
     return patch
 

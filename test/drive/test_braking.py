@@ -35,7 +35,7 @@ def wave(seed: int, amplitude: float = 1.0) -> Trajectory:
 
 
 def twists(path: Trajectory, times: Array) -> tuple[Array, Array]:
-    qd = path.sampled(times)[1]
+    _, qd = path.sampled(times)
     return qd[:, :3], qd[:, 3:]
 
 

@@ -507,7 +507,7 @@ def test_motions_start_from_what_the_controller_was_told(drive: Drive) -> None:
     told = drive.driver.told(drive.now)
     assert told is not None
     assert told.at_rest
-    np.testing.assert_allclose(told.reference, HOME + [0.04, 0, 0, 0, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(told.reference, HOME + np.array([0.04, 0, 0, 0, 0, 0]), atol=1e-9)
     drive.course = None
     path = drive.move()
     assert path is not None
@@ -553,7 +553,7 @@ def test_a_blocked_arm_times_out_and_is_let_go(drive: Drive, way: float) -> None
     assert drive.driver.outcome is Outcome.TIMED_OUT
     assert "not at the target 2 s after" in drive.driver.detail
     (let_go,) = sent
-    np.testing.assert_allclose(let_go.positions[0], HOME + [way, 0, 0, 0, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(let_go.positions[0], HOME + np.array([way, 0, 0, 0, 0, 0]), atol=1e-9)
     np.testing.assert_allclose(let_go.last, HOME)
     assert slowly(let_go)
     assert drive.go(5.0) == []
@@ -613,10 +613,10 @@ def test_a_hold_of_the_filter_is_obeyed_however_late(drive: Drive) -> None:
 FALSE = [
     np.full(6, -math.pi),
     np.zeros(6),
-    HOME + [0, 0.5, 0, 0, 0, 0],
+    HOME + np.array([0, 0.5, 0, 0, 0, 0]),
     np.full(6, math.nan),
     np.full(6, math.inf),
-    HOME + [0, 0, 0, 1e6, 0, 0],
+    HOME + np.array([0, 0, 0, 1e6, 0, 0]),
 ]
 
 
@@ -700,7 +700,7 @@ def test_a_displaced_arm_gets_nothing_until_somebody_has_looked(drive: Drive) ->
     drive.move()
     drive.go(1.0)
     count = len(drive.sent)
-    drive.follows, drive.q = False, drive.q + [0, 0.6, 0, 0, 0, 0]
+    drive.follows, drive.q = False, drive.q + np.array([0, 0.6, 0, 0, 0, 0])
     drive.go(0.6)
     told = drive.driver.told(drive.now)
     assert told is not None

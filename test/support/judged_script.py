@@ -283,7 +283,9 @@ class Script:
         wire = arm.wire
         own = arm.robot.cartesian_limits
         let_go = self._let_go(len(wire.q))
-        turns = np.array([np.linalg.norm(a.motion_to(b)[1]) for a, b in zip(wire.poses[:-1:10], wire.poses[10::10])])
+        turns = np.array(
+            [np.linalg.norm(a.motion_to(b)[1]) for a, b in zip(wire.poses[:-1:10], wire.poses[10::10], strict=False)]
+        )
         steps = np.linalg.norm(np.diff(wire.p, axis=0), axis=1) / 1e-3
         curves = np.linalg.norm(np.diff(wire.p, n=2, axis=0), axis=1) / 1e-6
         joints = (abs(np.diff(wire.q, axis=0)) / 1e-3 / arm.robot.max_velocity).max(axis=1)
@@ -299,7 +301,12 @@ class Script:
             ("angular speed [rad/s]", turns / 0.01, free[10::10], limits.motion.max_speed_rad_s),
             ("angular speed, letting go included [rad/s]", turns / 0.01, None, own.max_angular),
             # What is left of a path is planned anew, and a redundant arm's elbow then goes another way.
-            ("joint speed [share]", joints / (1.25 if arm.model.redundant else 1.03), free[1:], limits.joints.speed_fraction),
+            (
+                "joint speed [share]",
+                joints / (1.25 if arm.model.redundant else 1.03),
+                free[1:],
+                limits.joints.speed_fraction,
+            ),
         ):
             looked_at = values if allowed is None else np.where(allowed[: len(values)], values, 0.0)
             worst = int(looked_at.argmax())
