@@ -26,7 +26,7 @@ def problem(joined: Trajectory, path: Trajectory, begin: float, twist: Twist, li
 
 
 def _hurry(joined: Trajectory, path: Trajectory, begin: float, twist: Twist) -> str:
-    """What came late, or follows what did, is not caught up with faster than the path is, or than the arm is told now."""
+    """What came late, or follows what did, is caught up with no faster than the path is, or the arm is told already."""
     knots = np.append(begin, path.times[path.times > begin])
     later = np.append(knots, (knots[1:] + knots[:-1]) / 2)
     allowed = max(*(_speed(path, time, twist) for time in later.tolist()), _speed(joined, begin, twist))
