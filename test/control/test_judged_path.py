@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("mink")
@@ -226,7 +226,9 @@ def test_a_stop_whose_hold_is_lost() -> None:
 # ---- random scripts
 
 
-@settings(max_examples=15, deadline=None)
+@settings(
+    max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)  # shrinking takes minutes
 @given(st.randoms(use_true_random=False), st.integers(1, SEQUENCE))
 def test_what_the_arm_is_told_stays_within_its_limits_whatever_happens(rng: Random, events: int) -> None:
     """Hazard: the sequence that nobody thought of.

@@ -17,7 +17,7 @@ from openvla_ros.types import Array, Command, Outcome
 
 NAMES = ("wx250s", "panda")
 SLACK = 1.02  # times a limit: what is bounded at knots is interpolated between them
-_ACCELERATION_SLACK = 1.12  # the same: a cubic's acceleration is largest at its ends
+_ACCELERATION_SLACK = 1.15  # the same: a cubic's acceleration is largest at its ends
 _COMES_TO_REST = 0.35  # [s]: a HOLD that is lost is repeated after 0.1 s, a silent filter is noticed after 0.2 s
 _PLACE = 2e-3  # [m], [rad] of interpolation
 
