@@ -1,6 +1,6 @@
 """The arm as the safety filter asks about it: joint paths, singularities, distances. Fast, on MuJoCo alone.
 
-Written apart from ``Kinematics``, which the arm driver plans with: two opinions on whether a motion can be carried out.
+Its joint paths are what the arm driver executes. Written apart from ``Kinematics``, which the tests hold it against.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class ArmModel:
         return self._step
 
     def _first_step(self, q: Array, gain: float) -> Array:
-        """Of a redundant arm, whose elbow tends to the start pose just as with ``Kinematics``: its tasks, solved."""
+        """Of a redundant arm, whose elbow tends to the start pose just as in ``Kinematics.solve``: its tasks, solved."""
         error = self._error
         damping = LM_DAMPING * float(error @ error) + POSTURE_COST**2
         wander = (POSTURE_COST**2 / damping * gain) * (self._posture - q)

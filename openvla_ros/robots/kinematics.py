@@ -5,7 +5,6 @@ from __future__ import annotations
 import mink
 import mujoco
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
 
 from openvla_ros.errors import KinematicsError
 from openvla_ros.robots.description import RobotDescription
@@ -22,7 +21,8 @@ class Kinematics:
     """Where the end effector is, and which joint positions bring it elsewhere. Base frame throughout.
 
     Joint arrays of a wrong shape raise ValueError; numbers that are not finite (a driver that lost a motor may report
-    NaN) raise KinematicsError, so that whoever plans a motion refuses it. Not thread-safe: it works on one state.
+    NaN) raise KinematicsError. What an arm is told comes from ``ArmModel.follow``, not from here. Not thread-safe: it
+    works on one state.
     """
 
     def __init__(self, description: RobotDescription) -> None:
@@ -78,31 +78,6 @@ class Kinematics:
                 return q
         raise KinematicsError(self._shortfall(target, q))
 
-    def path(self, q_start: Array, target: Pose, duration: float, count: int) -> Array:
-        """Joint positions (count, n) [rad] along the straight line from q_start's pose to the target.
-
-        Waypoint i (from 1) is due at i * duration / count [s]: position interpolated linearly, rotation by slerp.
-        Start from the last commanded positions, not from measured ones that lag behind them.
-        Raises KinematicsError if a waypoint has no solution or needs more than a joint's max_velocity; the time is
-        never stretched, because the safety filter judged the motion with this duration.
-        """
-        if not (np.isfinite(duration) and duration > 0):
-            raise KinematicsError(f"the motion's duration is {duration} s; it must be positive and finite")
-        if count < 1:
-            raise ValueError(f"count is {count}; it must be at least 1")
-        self._checked_pose(target)
-        q = self._within_limits(q_start)
-        start = self.forward(q)
-        fractions = np.arange(1, count + 1) / count
-        points = start.position + fractions[:, None] * (target.position - start.position)
-        rotations = Slerp([0.0, 1.0], Rotation.concatenate([start.rotation, target.rotation]))(fractions)
-        waypoints = np.empty((count, len(q)))
-        for i, (point, quaternion) in enumerate(zip(points, rotations.as_quat(), strict=True)):
-            following = self.solve(Pose(point, quaternion), q)
-            self._check_speed(q, following, duration / count, f"waypoint {i + 1} of {count}")
-            waypoints[i] = q = following
-        return waypoints
-
     def _pose(self) -> Pose:
         data = self._configuration.data
         wxyz = np.empty(4)
@@ -140,16 +115,6 @@ class Kinematics:
         limits = f", with {', '.join(stuck)} at a joint limit" if stuck else ""
         goal = np.round(target.position, 3).tolist()
         return f"target at {goal} m is not reachable: {self.description.name} stays {left} away{limits}"
-
-    def _check_speed(self, q: Array, following: Array, dt: float, where: str) -> None:
-        speed = np.abs(following - q) / dt
-        worst = int(np.argmax(speed / self.description.max_velocity))
-        joint = self.description.joints[worst]
-        if speed[worst] > joint.max_velocity:
-            raise KinematicsError(
-                f"{where} needs {speed[worst]:.2f} rad/s of {joint.name}, which does {joint.max_velocity:.2f}: "
-                "allow more time, a shorter motion, or keep away from the singularity"
-            )
 
     def _checked(self, q: Array) -> Array:
         q = np.asarray(q, dtype=np.float64)

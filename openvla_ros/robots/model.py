@@ -12,7 +12,7 @@ import numpy as np
 from openvla_ros.errors import ConfigError
 from openvla_ros.robots.description import RobotDescription
 
-# How a redundant arm's elbow moves, for the driver's kinematics and the safety filter's model alike.
+# How a redundant arm's elbow moves, on the paths that ArmModel.follow finds and to the poses of Kinematics.solve alike.
 POSTURE_COST = 1e-3  # of the pull towards the start pose, beside 1 of the end effector: too weak to bias that
 LM_DAMPING = 1e-2  # Levenberg-Marquardt: fades with the error, so it slows nothing near the target
 _PULL, _PULL_M, _PULL_RAD = 0.02, 0.01, 0.05
@@ -21,7 +21,8 @@ _PULL, _PULL_M, _PULL_RAD = 0.02, 0.01, 0.05
 def posture_gain(distance: float, angle: float) -> float:
     """Share of a redundant arm's way to its start posture that it goes in a step of ``distance`` [m], ``angle`` [rad].
 
-    2 % in 10 mm or 0.05 rad. The elbow turns only while the end effector moves: an arm that is told to stay, stays.
+    A step leads from one pose of a path to the next, or from a seed to its target. 2 % in 10 mm or 0.05 rad, and never
+    more: the elbow turns only while the end effector moves, and an arm that is told to stay, stays.
     """
     return _PULL * min(1.0, distance / _PULL_M + angle / _PULL_RAD)
 

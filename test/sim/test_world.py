@@ -7,9 +7,11 @@ import time
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from straight_line import straight_to
 
 from openvla_ros.drive.interfaces.joint_trajectory import arm_trajectory, gripper_trajectory
 from openvla_ros.errors import ConfigError
+from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import load_robot
 from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.sim.simulation import Simulation
@@ -18,7 +20,7 @@ from openvla_ros.sim.world import PLACE_LOWER, PLACE_UPPER, World
 from openvla_ros.types import Pose
 
 ROBOT = load_robot("wx250s")
-KINEMATICS = Kinematics(ROBOT)
+KINEMATICS, MODEL = Kinematics(ROBOT), ArmModel(ROBOT)
 DOWN = Rotation.from_matrix([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])
 
 
@@ -28,23 +30,24 @@ def world() -> World:
 
 
 class Hand:
-    """Moves a simulation's gripper, pointing down, through kinematics and the trajectory controllers."""
+    """Moves a simulation's gripper, pointing down, along joint paths, through the trajectory controllers."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation, self.q = simulation, ROBOT.pose("start")
 
     def go(self, x: float, y: float, z: float, yaw: float, duration: float = 1.0) -> None:
         target = Pose.from_rotation(np.array([x, y, z]), Rotation.from_euler("z", yaw) * DOWN)
-        path = KINEMATICS.path(self.q, target, duration, 25)
-        self._send(self.simulation.arm, arm_trajectory(ROBOT, path, duration), duration + 0.2)
-        self.q = path[-1]
+        told = straight_to(MODEL, self.q, target, duration)
+        self._send(self.simulation.arm, arm_trajectory(ROBOT, told), duration + 0.2)
+        self.q = told.last
 
     def grip(self, opening: float) -> None:
         self._send(self.simulation.gripper, gripper_trajectory(ROBOT, opening, 0.2), 0.4)
 
     def _send(self, controller, trajectory, wait: float) -> None:
         world = self.simulation.world
-        controller.accept(trajectory.joint_names, trajectory.times, trajectory.positions, now=world.time)
+        points = trajectory.times, trajectory.positions, trajectory.velocities
+        controller.accept(trajectory.joint_names, *points, now=world.time)
         self.simulation.advance(world.time + wait)
 
 
