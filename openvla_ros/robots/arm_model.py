@@ -218,7 +218,7 @@ class ArmModel:
         return self._step
 
     def _first_step(self, q: Array, gain: float) -> Array:
-        """Of a redundant arm, whose elbow tends to the start pose just as in ``Kinematics.solve``: its tasks, solved."""
+        """Of a redundant arm, whose elbow tends to the start pose as in ``Kinematics.solve``: its tasks, solved."""
         error = self._error
         damping = LM_DAMPING * float(error @ error) + POSTURE_COST**2
         wander = (POSTURE_COST**2 / damping * gain) * (self._posture - q)

@@ -82,7 +82,8 @@ def test_a_path_that_leads_nowhere_is_none() -> None:
     robot, model, _ = parts("wx250s")
     start = model.forward(robot.pose("start"))
     for position in ((0.9, 0.0, 0.3), (0.3, 0.0, 0.9), (0.0, 0.0, -0.9)):
-        assert followed(model, robot.pose("start"), Line(start, Pose(np.array(position), start.quaternion), 2.0)) is None
+        line = Line(start, Pose(np.array(position), start.quaternion), 2.0)
+        assert followed(model, robot.pose("start"), line) is None
 
 
 def test_past_the_wrists_singularity_the_path_says_how_fast_the_wrist_would_turn() -> None:
