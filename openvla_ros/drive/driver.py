@@ -38,7 +38,7 @@ _STAYS = 0.5  # [s] that a hold reaches beyond rest
 _DRIFTING = 0.1  # [rad/s] of a joint that is at rest by what it is told
 
 
-class EndEffector(Protocol):
+class EndEffectorModel(Protocol):
     """The part of robots.Kinematics that driving needs."""
 
     def forward(self, q: Array) -> Pose: ...
@@ -83,7 +83,7 @@ class Driver:
     ``tick`` of its own for what the gripper's controller is to be told.
     """
 
-    def __init__(self, robot: RobotDescription, kinematics: EndEffector, config: DriverConfig) -> None:
+    def __init__(self, robot: RobotDescription, kinematics: EndEffectorModel, config: DriverConfig) -> None:
         self._robot = robot
         self._kinematics = kinematics
         self._config = config

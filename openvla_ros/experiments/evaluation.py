@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from openvla_ros.errors import PolicyError
 from openvla_ros.experiments.demonstrations import FIRST_SCENE
-from openvla_ros.experiments.lockstep import FULL_SIZE, Lockstep, LockstepConfig, Observation, Policy
+from openvla_ros.experiments.lockstep import FULL_SIZE, Lockstep, LockstepConfig, Observation, PolicyFunction
 from openvla_ros.experiments.rollout import Limits, RolloutResult, expert, rollout
 from openvla_ros.experiments.scores import Score, score, scores
 from openvla_ros.experiments.workers import each
 from openvla_ros.images import RGB
-from openvla_ros.policy.base import Policy as Model
+from openvla_ros.policy.base import Policy
 from openvla_ros.policy.registry import load_policy
 from openvla_ros.sim.camera import Camera
 from openvla_ros.sim.tasks import TASKS
@@ -112,7 +112,7 @@ class Evaluator:
         )
         self._lockstep = Lockstep(config)
         self._inference: list[float] = []
-        self._policy: Policy = expert
+        self._policy: PolicyFunction = expert
         if settings.policy.checkpoint is not None:
             self._policy = self._timed(acting(load(settings.policy, self._lockstep)))
         width, height = PICTURE
@@ -125,7 +125,7 @@ class Evaluator:
         outcome = rollout(self._lockstep, self._policy, trial.scene, trial.instruction, limits=limits)
         return Tried(trial, outcome, self._camera.render(), list(self._inference))
 
-    def _timed(self, policy: Policy) -> Policy:
+    def _timed(self, policy: PolicyFunction) -> PolicyFunction:
         def timed(observation: Observation) -> Any:
             observation.image  # noqa: B018  drawing is the simulator's time, not the policy's
             begin = time.perf_counter()
@@ -137,7 +137,7 @@ class Evaluator:
         return timed
 
 
-def load(settings: PolicySettings, lockstep: Lockstep) -> Model:
+def load(settings: PolicySettings, lockstep: Lockstep) -> Policy:
     """The model, warmed up. Raises OpenVLAError, also where its actions do not fit the robot."""
     assert settings.checkpoint is not None
     model = load_policy(
@@ -152,7 +152,7 @@ def load(settings: PolicySettings, lockstep: Lockstep) -> Model:
     return model
 
 
-def acting(model: Model) -> Policy:
+def acting(model: Policy) -> PolicyFunction:
     """A model as a policy in lockstep: as the policy node uses it."""
 
     def act(observation: Observation) -> Any:

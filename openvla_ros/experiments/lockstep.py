@@ -55,7 +55,7 @@ class LockstepConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DriverReport:
     """What the driver says: the arm, the last command with the times of receiving and passing it on, its outcome."""
 
     state: ArmState
@@ -72,7 +72,7 @@ class Observation:
 
     instruction: str
     stamp: float
-    report: Report
+    report: DriverReport
     _places: np.ndarray[Any, np.dtype[np.float64]]
     _lockstep: Lockstep
 
@@ -89,11 +89,11 @@ class Observation:
         return View(state.pose, state.gripper, world.blocks(), world.pose("plate"))
 
 
-Policy = Callable[[Observation], Action]
+PolicyFunction = Callable[[Observation], Action]
 
 
 @dataclass
-class Step:
+class RunStep:
     """One action on its way. Times are seconds of the world's clock.
 
     label: what was to be imitated, where a labeller was asked. decision: None as long as the inference runs. after:
@@ -107,14 +107,14 @@ class Step:
     label: Action | None
     ended: float = float("nan")
     decision: Decision | None = None
-    after: Report | None = None
+    after: DriverReport | None = None
 
 
 @dataclass
 class Run:
     """What happened since ``reset``: actions that went out, in their order; inferences without an action, by reason."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RunStep] = field(default_factory=list)
     no_action: dict[str, int] = field(default_factory=dict)
 
 
@@ -147,8 +147,8 @@ class Lockstep:
         self._ticks = self._frames = 0
         self._sequence = 0
         self._command_time = 0.0
-        self._report: Report | None = None
-        self._in_flight: tuple[Start, Step | None] | None = None
+        self._report: DriverReport | None = None
+        self._in_flight: tuple[Start, RunStep | None] | None = None
         self.run = Run()
         self._loop.start(0.0, instruction)
 
@@ -165,7 +165,7 @@ class Lockstep:
         """A new instruction."""
         self._loop.on_instruction(text, self.now)
 
-    def tick(self, policy: Policy, labeller: Policy | None = None) -> None:
+    def tick(self, policy: PolicyFunction, labeller: PolicyFunction | None = None) -> None:
         """One period of the joint states. labeller: says of every image what it would have done."""
         self._ticks += 1
         now = self.now
@@ -188,7 +188,7 @@ class Lockstep:
         assert self._report is not None
         return Observation("", now, self._report, self.world.places(), self)
 
-    def _infer(self, start: Start, policy: Policy, labeller: Policy | None, now: float) -> None:
+    def _infer(self, start: Start, policy: PolicyFunction, labeller: PolicyFunction | None, now: float) -> None:
         seen: Observation = start.frame.data
         observation = Observation(start.instruction, seen.stamp, seen.report, seen._places, self)
         try:
@@ -198,7 +198,7 @@ class Lockstep:
             self._in_flight = start, None
             return
         label = None if labeller is None else labeller(observation)
-        self._in_flight = start, Step(self._sequence + 1, observation, now, action, label)
+        self._in_flight = start, RunStep(self._sequence + 1, observation, now, action, label)
 
     def _deliver(self, now: float) -> None:
         """The result of an inference that is over."""
@@ -251,7 +251,9 @@ class Lockstep:
             state = replace(state, driver=driver.told(now))
             self._filter.on_arm_state(state)
         command = driver.command
-        self._report = Report(state, command, self._command_time, driver.outcome, driver.outcome_stamp, driver.detail)
+        self._report = DriverReport(
+            state, command, self._command_time, driver.outcome, driver.outcome_stamp, driver.detail
+        )
         sequence = command.action_sequence if command is not None else 0
         self._loop.on_arm_state(state, sequence, driver.outcome, driver.outcome_stamp)
         last = self.run.steps[-1] if self.run.steps else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from openvla_ros.experiments.lockstep import Observation, Policy
+from openvla_ros.experiments.lockstep import Observation, PolicyFunction
 from openvla_ros.types import Action
 
 
@@ -34,7 +34,7 @@ class Noise(BaseModel):
             gripper,
         )
 
-    def on(self, policy: Policy, rng: np.random.Generator) -> Policy:
+    def on(self, policy: PolicyFunction, rng: np.random.Generator) -> PolicyFunction:
         """A policy whose actions are disturbed."""
 
         def disturbed(observation: Observation) -> Action:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openvla_ros.errors import PolicyError
-from openvla_ros.experiments.lockstep import Lockstep, Observation, Policy
+from openvla_ros.experiments.lockstep import Lockstep, Observation, PolicyFunction
 from openvla_ros.sim.expert import expert_action
 from openvla_ros.sim.tasks import TASKS, grasped
 from openvla_ros.types import Action
@@ -42,11 +42,11 @@ class RolloutResult:
 
 def rollout(
     lockstep: Lockstep,
-    policy: Policy,
+    policy: PolicyFunction,
     seed: int,
     instruction: str,
     *,
-    labeller: Policy | None = None,
+    labeller: PolicyFunction | None = None,
     mode: str | None = None,
     latency: float | None = None,
     limits: Limits = Limits(),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openvla_ros.experiments.lockstep import Lockstep, Report, Step
+from openvla_ros.experiments.lockstep import DriverReport, Lockstep, RunStep
 from openvla_ros.recording import encode
 from openvla_ros.recording.definitions import typestore
 from openvla_ros.recording.episode import EpisodeWriter
@@ -74,7 +74,7 @@ class _Images:
         self._quality = quality
         self._count = 0
 
-    def write(self, episode: EpisodeWriter, step: Step) -> None:
+    def write(self, episode: EpisodeWriter, step: RunStep) -> None:
         self._count += 1
         stamp = step.observation.stamp
         message = compressed_image(encode.header(stamp, "camera"), step.observation.image, self._quality)
@@ -83,7 +83,7 @@ class _Images:
 
 
 def _entries(
-    step: Step, robot: RobotDescription, episode_id: str, unnorm_key: str, step_seconds: float
+    step: RunStep, robot: RobotDescription, episode_id: str, unnorm_key: str, step_seconds: float
 ) -> Iterator[_Entry]:
     stamp, observation = step.observation.stamp, step.observation
     yield stamp, _IMAGE, step  # drawn when it is written
@@ -131,7 +131,7 @@ def _entries(
         yield step.after.state.stamp, "/arm_state", _arm_state(step.after, robot)
 
 
-def _arm_state(report: Report, robot: RobotDescription) -> Any:
+def _arm_state(report: DriverReport, robot: RobotDescription) -> Any:
     return encode.arm_state(
         report.state,
         robot.joint_names,

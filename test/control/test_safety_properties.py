@@ -26,15 +26,15 @@ NOTICED = {
     "Finite": "finite|fresh",  # no stamp that is not finite is fresh
     "Fresh": "fresh",
     "Rate": "rate",
-    "Camera": "camera",
+    "CameraGate": "camera",
     "Latch": "nothing moves while latched|latched by a stop",
     "Duration": "duration",
-    "Step": "step",
+    "StepSize": "step",
     "Pace": "speed|acceleration",
     "Tracking": "tracking",
     "Workspace": "workspace",
     "KeepOut": "keep out",
-    "Gripper": "gripper",
+    "GripperTarget": "gripper",
 }
 
 

@@ -151,7 +151,7 @@ def ramp_in() -> None:
     np.testing.assert_allclose(decision.filtered.rotation, (0, 0, 0.0625), atol=1e-12)
 
 
-@scenario("Step")
+@scenario("StepSize")
 def step() -> None:
     """Hazard: clipped per component, a long step changes its direction."""
     decision = Scene().step((0.06, 0.08, 0), (0.3, 0, -0.4), duration=1.0)
@@ -243,7 +243,7 @@ def keep_out() -> None:
     assert scene.step((0.05, 0, 0)).verdict is Verdict.ACCEPTED  # along it is free
 
 
-@scenario("Gripper")
+@scenario("GripperTarget")
 def gripper() -> None:
     """Hazard: a dataset with gripper values of -1..1; and a gripper that is put through a step limit never closes."""
     scene = Scene(gripper={"min": 0.1, "max": 0.9})
@@ -316,7 +316,7 @@ def camera_silence() -> None:
     assert scene.step((0.01, 0, 0), dt=0.1).state is State.ACTIVE  # no latch
 
 
-@scenario("Camera")
+@scenario("CameraGate")
 def camera() -> None:
     """Hazard: an inference that was in flight when the camera died moves the arm after it was held."""
     scene = Scene(camera={"timeout_s": 0.15})

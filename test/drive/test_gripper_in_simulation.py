@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from straight_line import straight_to
 
 from openvla_ros.drive.grippers import GripperKeeper, KeeperConfig
 from openvla_ros.drive.interfaces.joint_trajectory import arm_trajectory, gripper_trajectory
+from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import load_robot
-from openvla_ros.robots.kinematics import Kinematics
 from openvla_ros.sim.expert import DOWN
 from openvla_ros.sim.simulation import Simulation
 from openvla_ros.sim.world import World
@@ -17,7 +18,7 @@ from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Outcome, Pose
 
 ROBOT = load_robot("wx250s")
-KINEMATICS = Kinematics(ROBOT)
+MODEL = ArmModel(ROBOT)
 PERIOD = 0.01  # [s] of the joint states
 
 
@@ -48,16 +49,17 @@ class Rig:
 
     def accept(self, controller, trajectory) -> None:
         now = self.simulation.world.time
-        controller.accept(trajectory.joint_names, trajectory.times, trajectory.positions, now=now)
+        controller.accept(
+            trajectory.joint_names, trajectory.times, trajectory.positions, trajectory.velocities, now=now
+        )
 
     def arm_to(self, q_start, x: float, y: float, z: float, yaw: float):
         """The joint positions (n,) [rad] that the hand, pointing down, is sent to."""
         target = Pose.from_rotation(np.array([x, y, z]), Rotation.from_euler("z", yaw) * DOWN)
-        q = KINEMATICS.solve(target, q_start)
-        told = Trajectory(np.array([0.0, 1.0]), np.stack([q_start, q]), np.zeros((2, len(q))))
+        told = straight_to(MODEL, q_start, target, 1.0)
         self.accept(self.simulation.arm, arm_trajectory(ROBOT, told))
         self.go(1.2)
-        return q
+        return told.last
 
     @property
     def opening(self) -> float:

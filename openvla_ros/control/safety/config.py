@@ -56,7 +56,7 @@ class Watchdog(Section):
     silence_s: Number = number(1.0, "s", "time without a valid action after which the state is HOLDING", gt=0, le=30)
 
 
-class Rate(Section):
+class RateLimits(Section):
     """How often a command may be given, and an action may come."""
 
     min_interval_s: Number = number(0.02, "s", "shortest time between two accepted actions", gt=0, le=1)
@@ -65,7 +65,7 @@ class Rate(Section):
     )
 
 
-class Plausible(Section):
+class PlausibleLimits(Section):
     """Beyond these an action is no large motion but an error (units, frame, wrong unnorm_key): refused, not scaled."""
 
     translation_m: Number = number(1.0, "m", "largest translation component that is believed", gt=0, le=10)
@@ -74,14 +74,14 @@ class Plausible(Section):
     )
 
 
-class Duration(Section):
+class DurationLimits(Section):
     """The time given to the driver for one motion."""
 
     min_s: Number = number(0.05, "s", "shortest; a shorter one is lengthened", ge=0.005, le=1)
     max_s: Number = number(2.0, "s", "longest; a longer one is shortened (speed limits still hold)", gt=0, le=10)
 
 
-class RampIn(Section):
+class RampInSchedule(Section):
     """Small steps first, so that people see the arm wake up before it moves at full size."""
 
     duration_s: Number = number(1.0, "s", "time from the first accepted action to the full step limit", ge=0, le=30)
@@ -116,7 +116,7 @@ class MotionLimits(Section):
         return max(linear, self.max_speed_rad_s / self.max_acceleration_rad_s2, 0.02)
 
 
-class Tracking(Section):
+class TrackingLimits(Section):
     """How far the commanded pose may be from the measured one (a blocked or pushed arm)."""
 
     max_error_m: Number = number(0.10, "m", "distance beyond which the target does not run ahead", gt=0, le=0.5)
@@ -126,7 +126,7 @@ class Tracking(Section):
     )
 
 
-class Workspace(Section):
+class WorkspaceLimits(Section):
     """Where the end effector may be: a box in position and a box in orientation.
 
     The orientation box bounds the rotation vector, about the base axes, from ``reference_quaternion`` to the target.
@@ -160,7 +160,7 @@ class Joints(Section):
     )
 
 
-class Singularity(Section):
+class SingularityLimits(Section):
     """Where the arm loses a direction: the Jacobian's smallest singular value, in m and rad, nears 0."""
 
     slow_down: Number = number(0.05, "1", "smallest singular value below which it falls ever more slowly", gt=0, le=1)
@@ -209,7 +209,7 @@ class Box(Section):
     upper_m: Vector
 
 
-class Gripper(Section):
+class GripperLimits(Section):
     """The absolute gripper target, 0 closed to 1 open. Never part of a step limit."""
 
     min: Number = number(0.0, "1", "most closed", ge=0, le=1)
@@ -217,7 +217,7 @@ class Gripper(Section):
     max_rate_per_s: Number | None = number(10.0, "1/s", "change of the target per second; none: not limited", gt=0)
 
 
-class Freeze(Section):
+class FreezeLimits(Section):
     """A policy that asks for nothing, again and again. Reported, not limited."""
 
     actions: int | None = number(None, "1", "this many still actions in a row are reported; none: off", gt=1)
@@ -226,7 +226,7 @@ class Freeze(Section):
     gripper: Number = number(0.05, "1", "a change of gripper target below this is still", gt=0, le=1)
 
 
-class Contact(Section):
+class ContactLimits(Section):
     """External force and joint effort at which the arm stops, if the arm reports them."""
 
     max_force_n: Number | None = number(None, "N", "external force at the end effector; none: off", gt=0)
@@ -236,7 +236,7 @@ class Contact(Section):
     )
 
 
-class Camera(Section):
+class CameraTimeout(Section):
     """The policy's word that it sees, without which the arm holds."""
 
     timeout_s: Number | None = number(
@@ -248,7 +248,7 @@ class Camera(Section):
     )
 
 
-class Deadman(Section):
+class DeadmanTimeout(Section):
     """An operator's heartbeat without which the arm stops."""
 
     timeout_s: Number | None = number(
@@ -256,7 +256,7 @@ class Deadman(Section):
     )
 
 
-class EStop(Section):
+class EStopTimeout(Section):
     """A guard of the wire to the stop button."""
 
     timeout_s: Number | None = number(
@@ -275,25 +275,25 @@ class SafetyConfig(Section):
     freshness: Freshness = Freshness()
     clock: Clock = Clock()
     watchdog: Watchdog = Watchdog()
-    rate: Rate = Rate()
-    plausible: Plausible = Plausible()
-    duration: Duration = Duration()
-    ramp_in: RampIn = RampIn()
+    rate: RateLimits = RateLimits()
+    plausible: PlausibleLimits = PlausibleLimits()
+    duration: DurationLimits = DurationLimits()
+    ramp_in: RampInSchedule = RampInSchedule()
     motion: MotionLimits = MotionLimits()
-    tracking: Tracking = Tracking()
-    workspace: Workspace = Workspace()
+    tracking: TrackingLimits = TrackingLimits()
+    workspace: WorkspaceLimits = WorkspaceLimits()
     keep_out: tuple[Box, ...] = number((), "m", "boxes (name, lower_m, upper_m) not to enter", live=False)
     joints: Joints = Joints()
-    singularity: Singularity = Singularity()
+    singularity: SingularityLimits = SingularityLimits()
     collision: Collision = Collision()
     whole_arm: Walls = Walls()
     held_object: HeldObject = HeldObject()
-    gripper: Gripper = Gripper()
-    freeze: Freeze = Freeze()
-    contact: Contact = Contact()
-    camera: Camera = Camera()
-    deadman: Deadman = Deadman()
-    e_stop: EStop = EStop()
+    gripper: GripperLimits = GripperLimits()
+    freeze: FreezeLimits = FreezeLimits()
+    contact: ContactLimits = ContactLimits()
+    camera: CameraTimeout = CameraTimeout()
+    deadman: DeadmanTimeout = DeadmanTimeout()
+    e_stop: EStopTimeout = EStopTimeout()
 
     def __init__(self, **sections: Any) -> None:
         try:

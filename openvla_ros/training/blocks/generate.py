@@ -11,7 +11,7 @@ import numpy as np
 
 from openvla_ros.experiments.demonstrations import FIRST_SCENE
 from openvla_ros.experiments.evaluation import PolicySettings, acting, load
-from openvla_ros.experiments.lockstep import FULL_SIZE, Lockstep, LockstepConfig, Observation, Policy
+from openvla_ros.experiments.lockstep import FULL_SIZE, Lockstep, LockstepConfig, Observation, PolicyFunction
 from openvla_ros.experiments.rollout import Limits, expert, rollout
 from openvla_ros.experiments.workers import each
 from openvla_ros.policy.checkpoint import read_json
@@ -114,7 +114,7 @@ class Maker:
         return {"episodes": episodes, "successes": successes}
 
 
-def _collecting(shard: Shard, policy: Policy) -> Policy:
+def _collecting(shard: Shard, policy: PolicyFunction) -> PolicyFunction:
     """A policy of which every observation is kept, until the shard is full."""
 
     def act(observation: Observation) -> Action:
@@ -125,7 +125,9 @@ def _collecting(shard: Shard, policy: Policy) -> Policy:
     return act
 
 
-def _mixed(model: Policy | None, share: float, settings: BlocksSettings, rng: np.random.Generator) -> Policy:
+def _mixed(
+    model: PolicyFunction | None, share: float, settings: BlocksSettings, rng: np.random.Generator
+) -> PolicyFunction:
     """The model and the expert in turn at random; three episodes of four are disturbed."""
 
     def act(observation: Observation) -> Action:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from openvla_ros.control.safety.arm import ArmModel
 from openvla_ros.control.safety.config import SafetyConfig
 from openvla_ros.control.safety.motion import ArmRule, Gate, Limit, Monitor
-from openvla_ros.control.safety.rules.camera import Camera, CameraSilence
+from openvla_ros.control.safety.rules.camera import CameraGate, CameraSilence
 from openvla_ros.control.safety.rules.collision import SelfCollision, TableCollision
 from openvla_ros.control.safety.rules.contact import Effort, Wrench
 from openvla_ros.control.safety.rules.deadman import Deadman
@@ -21,7 +21,7 @@ from openvla_ros.control.safety.rules.finite import Finite
 from openvla_ros.control.safety.rules.flood import Flood
 from openvla_ros.control.safety.rules.freeze import Freeze
 from openvla_ros.control.safety.rules.fresh import Fresh
-from openvla_ros.control.safety.rules.gripper import Gripper
+from openvla_ros.control.safety.rules.gripper import GripperTarget
 from openvla_ros.control.safety.rules.joint_range import JointRange
 from openvla_ros.control.safety.rules.joint_speed import JointSpeed
 from openvla_ros.control.safety.rules.keep_out import KeepOut
@@ -36,7 +36,7 @@ from openvla_ros.control.safety.rules.ramp_in import RampIn
 from openvla_ros.control.safety.rules.rate import Rate
 from openvla_ros.control.safety.rules.reachable import Reachable
 from openvla_ros.control.safety.rules.singularity import Singularity
-from openvla_ros.control.safety.rules.step import Step
+from openvla_ros.control.safety.rules.step import StepSize
 from openvla_ros.control.safety.rules.tracking import Tracking
 from openvla_ros.control.safety.rules.whole_arm import WholeArm
 from openvla_ros.control.safety.rules.workspace import Workspace
@@ -49,18 +49,18 @@ GATES: tuple[Callable[[SafetyConfig], Gate], ...] = (
     Rate,
     Latch,
     Paused,
-    Camera,
+    CameraGate,
 )
 
 LIMITS: tuple[Callable[[SafetyConfig], Limit], ...] = (
     Duration,
     RampIn,
-    Step,
+    StepSize,
     Pace,
     Tracking,
     Workspace,
     KeepOut,
-    Gripper,
+    GripperTarget,
     Freeze,
 )
 

@@ -21,7 +21,7 @@ class CameraSilence:
         return silence("camera", detail, context.camera_heard, self._timeout, context.now)
 
 
-class Camera:
+class CameraGate:
     """Lets no action pass meanwhile: an inference that was in flight ends after the camera has."""
 
     def __init__(self, config: SafetyConfig) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from openvla_ros.control.safety.config import Freeze as FreezeConfig
-from openvla_ros.control.safety.config import SafetyConfig
+from openvla_ros.control.safety.config import FreezeLimits, SafetyConfig
 from openvla_ros.control.safety.motion import Accepted, Context, Motion, length
 from openvla_ros.types import Action, RuleReport
 
@@ -21,7 +20,7 @@ class Freeze:
         return motion, [RuleReport(CODE, detail, float(context.still_actions), float("nan"), float(self._limit))]
 
 
-def is_still(action: Action, accepted: Accepted | None, config: FreezeConfig) -> bool:
+def is_still(action: Action, accepted: Accepted | None, config: FreezeLimits) -> bool:
     """Whether an action asks for no motion of arm or gripper."""
     gripper_moves = accepted is not None and abs(action.gripper - accepted.gripper) > config.gripper
     moves = length(action.translation) > config.translation_m or length(action.rotation) > config.rotation_rad

@@ -9,7 +9,7 @@ from openvla_ros.types import RuleReport
 CODE = "gripper"
 
 
-class Gripper:
+class GripperTarget:
     def __init__(self, config: SafetyConfig) -> None:
         self._config = config.gripper
 

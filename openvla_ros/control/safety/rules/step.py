@@ -9,7 +9,7 @@ from openvla_ros.types import RuleReport
 CODE = "step"
 
 
-class Step:
+class StepSize:
     def __init__(self, config: SafetyConfig) -> None:
         self._config = config.motion
 

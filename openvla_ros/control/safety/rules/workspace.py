@@ -1,8 +1,8 @@
 """The end effector stays in a box, in position and in orientation.
 
 Position is clipped component by component: the arm slides along a wall. Orientation is bounded as the rotation vector
-from a reference orientation (see ``config.Workspace``), and a rotation that would leave the bounds is scaled until it
-does not. Where the arm starts outside, it may move inwards only.
+from a reference orientation (see ``config.WorkspaceLimits``), and a rotation that would leave the bounds is scaled
+until it does not. Where the arm starts outside, it may move inwards only.
 """
 
 from __future__ import annotations
