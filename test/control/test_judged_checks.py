@@ -16,8 +16,8 @@ from judged_cases import FOREIGN
 
 from openvla_ros.drive import driver as driver_module
 from openvla_ros.drive import joining
-from openvla_ros.drive.driver import Driver, Sending
-from openvla_ros.measurement import Plausibility, Verdict
+from openvla_ros.drive.driver import Driver
+from openvla_ros.measurement import Judgement, Plausibility
 from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Command, Outcome
 
@@ -67,7 +67,7 @@ def _continues_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 def _overtaken_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Driver.on_command
 
-    def on_command(self: Driver, command: Command, age: float, now: float) -> Sending | None:
+    def on_command(self: Driver, command: Command, age: float, now: float) -> Trajectory | None:
         self._decided = -math.inf
         return before(self, command, age, now)
 
@@ -79,16 +79,16 @@ def _stops_at_once(told: Trajectory, now: float, *_: Any) -> Trajectory:
 
 
 def _holds_where_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(self: Driver, now: float) -> Sending | None:
+    def stop(self: Driver, now: float) -> Trajectory | None:
         assert self._state is not None
         self._told = Trajectory.at_rest(self._state.joint_positions, now)
-        return Sending(self._told)
+        return self._told
 
     monkeypatch.setattr(Driver, "_stop", stop)
 
 
 def _believes_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Plausibility, "judge", lambda self, q, stamp: Verdict())
+    monkeypatch.setattr(Plausibility, "judge", lambda self, q, stamp: Judgement())
     _holds_where_measured(monkeypatch)
 
 
@@ -96,7 +96,7 @@ def _brakes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stop as if it were the first: with a fresh, and shorter, path each time."""
     before = Driver._stop
 
-    def stop(self: Driver, now: float) -> Sending | None:
+    def stop(self: Driver, now: float) -> Trajectory | None:
         self._stopping = None
         if self._told is not None and not self._told.rests(now):
             self._told = Trajectory(
@@ -104,7 +104,7 @@ def _brakes_again(monkeypatch: pytest.MonkeyPatch) -> None:
                 np.stack([self._told.at(now)[0], self._told.at(now)[0] + 0.05 * self._told.at(now)[1]]),
                 np.stack([self._told.at(now)[1], np.zeros(6)]),
             )
-            return Sending(self._told)
+            return self._told
         return before(self, now)
 
     monkeypatch.setattr(Driver, "_stop", stop)

@@ -27,7 +27,9 @@ def test_a_path_is_told_as_it_was_judged(drive: Drive) -> None:
     told = drive.give(command)
     assert told is not None
     assert command.path is not None
-    assert drive.grippers == [0.3]
+    motion = drive.driver.gripper.tick(drive.now)
+    assert motion is not None
+    assert motion.opening == 0.3
     assert drive.driver.outcome is Outcome.EXECUTING
     times = np.arange(command.path.start, command.path.end, 1e-3)
     np.testing.assert_allclose(told.sampled(times)[0], command.path.sampled(times)[0], atol=1e-6)

@@ -14,7 +14,6 @@ from openvla_ros.robots.description import load_robot
 from openvla_ros.sim.expert import DOWN
 from openvla_ros.sim.simulation import Simulation
 from openvla_ros.sim.world import World
-from openvla_ros.trajectory import Trajectory
 from openvla_ros.types import Outcome, Pose
 
 ROBOT = load_robot("wx250s")

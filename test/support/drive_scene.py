@@ -61,16 +61,14 @@ class Drive:
         self.frozen: float | None = None  # a stamp that every state carries
         self.sequence = 0
         self.sent: list[Trajectory] = []
-        self.grippers: list[float | None] = []
         self.course: Course | None = None
         self.continues = 0
 
-    def keep(self, sending: Any) -> Trajectory | None:
+    def keep(self, sending: Trajectory | None) -> Trajectory | None:
         if sending is None:
             return None
-        self.sent.append(sending.arm)
-        self.grippers.append(sending.gripper)
-        return sending.arm
+        self.sent.append(sending)
+        return sending
 
     @property
     def told(self) -> Array:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from openvla_ros.control.safety import Decision, SafetyConfig, SafetyFilter, State
-from openvla_ros.drive.driver import Driver, DriverConfig, Sending
+from openvla_ros.drive.driver import Driver, DriverConfig
 from openvla_ros.robots.arm_model import ArmModel
 from openvla_ros.robots.description import RobotDescription, load_robot
 from openvla_ros.robots.kinematics import Kinematics
@@ -132,27 +132,24 @@ class JudgedArm:
         linear, angular = self.kinematics.twist(q, speed)
         return ArmState(self.now, self.kinematics.forward(q), linear, angular, q, speed, self.gripper, np.zeros(len(q)))
 
-    def _send(self, sending: Sending | None, kind: str = "told") -> None:
-        if sending is None:
+    def _send(self, told: Trajectory | None, kind: str = "told") -> None:
+        motion = self.driver.gripper.tick(self.now + OFFSET)
+        if motion is not None:
+            self.gripper_target = motion.opening
+        if told is None:
             return
-        told = sending.arm.shifted(-OFFSET)
+        told = told.shifted(-OFFSET)
         if self.sent and self.sent[-1][0] == "let go" and not self.controller.rests(self.now):
             kind = "let go"  # and stopped on the way
         self.sent.append((kind, self.now, told.end))
         # As the controller does it: from its own state at the moment, through the points that are still to come.
         q, qd = self.controller.at(self.now)
         later = told.times > self.now + 1e-9
-        if later.any():
-            times = np.concatenate([[self.now], told.times[later]])
-            speeds = told.velocities[later].copy()
-            speeds[-1] = 0.0
-            self.controller = Trajectory(times, np.vstack([q, told.positions[later]]), np.vstack([qd, speeds]))
-        else:
-            self.controller = Trajectory(
-                np.array([self.now, self.now + 0.02]), np.stack([q, told.last]), np.stack([qd, np.zeros_like(qd)])
-            )
-        if sending.gripper is not None:
-            self.gripper_target = sending.gripper
+        assert later.any(), "a controller rejects what is over"
+        times = np.concatenate([[self.now], told.times[later]])
+        speeds = told.velocities[later].copy()
+        speeds[-1] = 0.0
+        self.controller = Trajectory(times, np.vstack([q, told.positions[later]]), np.vstack([qd, speeds]))
 
     # ---- what is said
 
