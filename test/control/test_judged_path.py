@@ -23,7 +23,7 @@ from judged_arm import JudgedArm
 from judged_cases import FALSE, FOREIGN, assert_within, stream
 from judged_script import Script
 
-from openvla_ros.control.safety import Verdict
+from openvla_ros.control.safety import Verdict, rules
 from openvla_ros.types import Outcome
 
 EVENTS = int(os.environ.get("SAFETY_EVENTS", "10000")) // 10
@@ -95,10 +95,17 @@ def test_durations_that_vary(hz: int, plan: Callable[[int], float]) -> None:
     assert np.linalg.norm(np.diff(arm.wire.p, axis=0), axis=1).mean() / 1e-3 > 0.1  # and it does move
 
 
+@pytest.fixture
+def point_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the rule for the whole hand, which keeps its point away from a corner."""
+    monkeypatch.setattr(rules, "ARM_RULES", tuple(r for r in rules.ARM_RULES if r.__name__ != "KeepOutArm"))
+
+
 @pytest.mark.parametrize(
     ("hz", "duration", "lag"),
     [(5, 0.2, 0.0), (5, 0.2, 0.1), (10, 0.2, 0.0), (20, 0.2, 0.0), (50, 0.2, 0.05), (10, 1.0, 0.0)],
 )
+@pytest.mark.usefixtures("point_only")
 def test_round_the_corner_of_a_keep_out_box(hz: int, duration: float, lag: float) -> None:
     """Hazard: 6 to 30 mm inside it, every target outside."""
     cases.round_the_corner(hz, duration, lag)
