@@ -58,11 +58,13 @@ class JudgedArm:
     default. ``measure``: what becomes of a measurement on its way; None: it is lost.
     """
 
-    def __init__(self, name: str = "wx250s", safety: SafetyConfig | None = None, lag: float = 0.0) -> None:
+    def __init__(
+        self, name: str = "wx250s", safety: SafetyConfig | None = None, lag: float = 0.0, q: Array | None = None
+    ) -> None:
         self.robot, self.model, self.kinematics = parts(name)
         self.safety = safety or config(name)
         self.now, self.lag, self.ticks = 1000.0, lag, 0
-        self.q = self.robot.pose("start")
+        self.q = self.robot.pose("start") if q is None else q
         self.before = self.q.copy()
         self.controller = Trajectory.at_rest(self.q, self.now)
         self.blocked = False
