@@ -10,7 +10,7 @@ from openvla_ros.drive.braking import Twist
 from openvla_ros.robots.description import CartesianLimits
 from openvla_ros.trajectory import Trajectory
 
-_SLACK = 1.2  # times a limit: a judged path, interpolated between its points, takes up to 1.12 times its acceleration
+_SLACK = 1.15  # times a limit: a judged path, interpolated between its points, takes up to 1.12 times its acceleration
 _SAME = 1e-3  # [rad], [rad/s] from the path
 _NO_SPEED = 1e-3  # [m/s]
 _NEAR = 1e-4  # [s] over which an acceleration is found
