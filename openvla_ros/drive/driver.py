@@ -140,7 +140,7 @@ class Driver:
         if self._displaced:
             self._stop_seen |= stopped
             if self._stop_seen and not stopped:  # somebody has looked, and reset
-                self._displaced, self._told = 0.0, None
+                self._displaced, self._told, self._doubted = 0.0, None, -math.inf
         if stopped and not before and self._under_way:
             return self._hold(now, "the safety filter is stopped")
         return None
