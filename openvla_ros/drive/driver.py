@@ -30,6 +30,7 @@ _SHORTEST = 0.002  # [s] of a path that is left when it comes
 _SLACK = 1.05  # times the arm's own limits: the path is interpolated between its points
 _RANGE_SLACK = 0.02  # [rad] beyond a joint's range, where the arm stands there already
 _SAME = 0.005  # [s] between two readings of when a command was decided
+_RECENT = 2.0  # [s] within which a doubt has to do with a stop
 _SETTLED = 0.5  # [s] at rest after which an arm that is elsewhere is not on its way any more
 _LET_GO_SPEED = 0.3  # [rad/s] of the fastest joint
 _GENTLE = 0.5  # share of the arm's acceleration for that
@@ -103,7 +104,6 @@ class Driver:
         self._away_since: float | None = None
         self._rested: tuple[Array, float] | None = None  # measured positions of the arm at rest, and since when
         self._displaced = 0.0  # ROS clock
-        self._stop_seen = False  # since then
         self.unbelieved = ""  # why the last measurement counts as missing
         self.unexpected = ""  # motion that nobody commanded
         self.command: Command | None = None
@@ -137,10 +137,10 @@ class Driver:
         if stopped is None:
             return None
         before, self._stopped = self._stopped, stopped
-        if self._displaced:
-            self._stop_seen |= stopped
-            if self._stop_seen and not stopped:  # somebody has looked, and reset
-                self._displaced, self._told, self._doubted = 0.0, None, -math.inf
+        if before and not stopped:  # somebody has looked, and reset
+            if self._displaced or now - self._doubted < _RECENT:
+                self._told, self._running = None, 0
+            self._displaced, self._doubted = 0.0, -math.inf
         if stopped and not before and self._under_way:
             return self._hold(now, "the safety filter is stopped")
         return None
@@ -420,7 +420,7 @@ class Driver:
 
     def _find_elsewhere(self, state: ArmState) -> None:
         """The arm is not where it was: nothing of ours is sent until somebody has looked."""
-        self._displaced, self._stop_seen = state.stamp, self._stopped
+        self._displaced = state.stamp
         self._told, self._running, self._rested = None, 0, None
         self._arrival = Arrival(self._config.arrival, self.gripper.progress)
         self._end(Outcome.HELD, "the joints were found elsewhere at once")
