@@ -35,7 +35,7 @@ _SETTLED = 0.5  # [s] at rest after which an arm that is elsewhere is not on its
 _LET_GO_SPEED = 0.3  # [rad/s] of the fastest joint
 _GENTLE = 0.5  # share of the arm's acceleration for that
 _MOVED = 0.06  # [rad] of a joint that nobody commanded
-_STAYS = 0.5  # [s] that a hold reaches beyond rest
+_STAYS = (0.2, 0.5)  # [s] that a hold reaches beyond rest: soon there, and not over for a controller that is late
 _DRIFTING = 0.1  # [rad/s] of a joint that is at rest by what it is told
 
 
@@ -446,9 +446,10 @@ class Driver:
 
 
 def _and_stays(told: Trajectory) -> Trajectory:
-    """With a point at its end that is still to come when the controller gets it: what is over is rejected."""
+    """With points at its end that are still to come when the controller gets it: what is over is rejected."""
+    rest = np.repeat(told.last[None, :], len(_STAYS), axis=0)
     return Trajectory(
-        np.append(told.times, told.end + _STAYS),
-        np.vstack([told.positions, told.last]),
-        np.vstack([told.velocities, np.zeros_like(told.last)]),
+        np.append(told.times, told.end + np.array(_STAYS)),
+        np.vstack([told.positions, rest]),
+        np.vstack([told.velocities, np.zeros_like(rest)]),
     )
