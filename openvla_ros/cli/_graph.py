@@ -25,6 +25,14 @@ def open_operator(args: argparse.Namespace) -> Operator:
     return Operator(domain=args.domain, namespace=args.namespace)
 
 
+def call(args: argparse.Namespace, service: str) -> int:
+    """Call a service of the graph, print its answer: the exit status."""
+    with open_operator(args) as operator:
+        done, message = operator.trigger(service)
+    print(message)
+    return 0 if done else 1
+
+
 def choose_domain(domain: int | None) -> int:
     """The ROS domain that was asked for, or a random one: a graph of one's own moves nothing else."""
     # Fast DDS's ports for domains above 101 lie in the range of Linux's ephemeral ports.

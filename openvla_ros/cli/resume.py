@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from openvla_ros.cli._graph import add_graph_arguments, open_operator
+from openvla_ros.cli._graph import add_graph_arguments, call
 
 HELP = "go on after a reset"
 
@@ -17,7 +17,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with open_operator(args) as operator:
-        done, message = operator.trigger("safety_filter/resume")
-    print(message)
-    return 0 if done else 1
+    return call(args, "safety_filter/resume")

@@ -102,7 +102,7 @@ class Driver:
         self._running = 0  # sequence of the command that it is from, which the next one may go on from
         self._may_let_go = False
         self._away_since: float | None = None
-        self._rested: tuple[Array, float] | None = None  # measured positions of the arm at rest, and since when
+        self._rested: Array | None = None  # (n,) where the arm was measured when it came to rest
         self._displaced = 0.0  # ROS clock
         self.unbelieved = ""  # why the last measurement counts as missing
         self.unexpected = ""  # motion that nobody commanded
@@ -157,11 +157,14 @@ class Driver:
         if command.hold:
             return self._hold(now, "the safety filter asked to hold")
         problem = self._obstacle(command, age, now)
-        told = None if problem else self._continued(command, now)
-        problem = problem or (told if isinstance(told, str) else self._own_limits(told, now))
-        if problem or not isinstance(told, Trajectory):
+        if problem:
             return self._refuse(problem, now)
-        assert command.path is not None
+        told = self._continued(command, now)
+        if isinstance(told, str):
+            return self._refuse(told, now)
+        problem = self._own_limits(told)
+        if problem:
+            return self._refuse(problem, now)
         self._told, self._running = told, command.sequence
         self.gripper.command(command.gripper, command.duration, now)
         self._arrival.start(command, told.end - command.duration)
@@ -298,15 +301,13 @@ class Driver:
         joined = told.since(now).followed_by(path, begin)
         return joining.problem(joined, path, begin, self._kinematics.twist, self._robot.cartesian_limits) or joined
 
-    def _own_limits(self, told: Trajectory | str | None, now: float) -> str:
+    def _own_limits(self, told: Trajectory) -> str:
         """Why the arm must not do this: its own limits, at and between the points. Written so that a NaN fails."""
-        if not isinstance(told, Trajectory):
-            return ""
         robot = self._robot
         times = np.union1d(told.times, (told.times[1:] + told.times[:-1]) / 2)
         positions, velocities = told.sampled(times)
-        lower = np.minimum(robot.lower - 1e-6, positions[0] - 1e-6) - (_RANGE_SLACK if len(times) else 0.0)
-        upper = np.maximum(robot.upper + 1e-6, positions[0] + 1e-6) + _RANGE_SLACK
+        lower = np.minimum(robot.lower, positions[0]) - _RANGE_SLACK
+        upper = np.maximum(robot.upper, positions[0]) + _RANGE_SLACK
         if not ((positions >= lower) & (positions <= upper)).all():
             return "its path leaves the range of a joint"
         share = abs(velocities) / robot.max_velocity
@@ -326,18 +327,19 @@ class Driver:
 
     def _refuse(self, why: str, now: float) -> Trajectory | None:
         """Not carried out; and what was under way ends."""
-        sending = self._stop(now) if self._told is not None and not self._told.rests(now) else None
-        self._running, self._may_let_go = 0, True
-        self._arrival = Arrival(self._config.arrival, self.gripper.progress)
-        self._end(Outcome.REFUSED, why)
-        return sending
+        self._break_off(Outcome.REFUSED, why)
+        return self._stop(now) if self._told is not None and not self._told.rests(now) else None
 
     def _hold(self, now: float, why: str) -> Trajectory | None:
         self.gripper.hold(now)
-        self._end(Outcome.HELD, why)
-        self._arrival = Arrival(self._config.arrival, self.gripper.progress)
-        self._running, self._may_let_go = 0, True
+        self._break_off(Outcome.HELD, why)
         return self._stop(now)
+
+    def _break_off(self, outcome: Outcome, why: str) -> None:
+        """Nothing is under way any more that a command could go on from."""
+        self._running, self._may_let_go = 0, True
+        self._arrival = Arrival(self._config.arrival, self.gripper.progress)
+        self._end(outcome, why)
 
     def _stop(self, now: float) -> Trajectory | None:
         """To rest along the path that the arm is on; an arm at rest stays where it is told to be.
@@ -421,9 +423,8 @@ class Driver:
     def _find_elsewhere(self, state: ArmState) -> None:
         """The arm is not where it was: nothing of ours is sent until somebody has looked."""
         self._displaced = state.stamp
-        self._told, self._running, self._rested = None, 0, None
-        self._arrival = Arrival(self._config.arrival, self.gripper.progress)
-        self._end(Outcome.HELD, "the joints were found elsewhere at once")
+        self._told = self._rested = None
+        self._break_off(Outcome.HELD, "the joints were found elsewhere at once")
 
     def _notice_motion(self, state: ArmState, now: float) -> None:
         """An arm that is told to stay, and moves."""
@@ -432,8 +433,8 @@ class Driver:
             self._rested = None
             return
         if self._rested is None:
-            self._rested = state.joint_positions, now
-        moved = float(abs(state.joint_positions - self._rested[0]).max())
+            self._rested = state.joint_positions
+        moved = float(abs(state.joint_positions - self._rested).max())
         if moved > _MOVED:
             self.unexpected = (
                 f"the arm moved by {moved:.2f} rad though nobody commanded it: is something else publishing on "

@@ -111,10 +111,6 @@ class JointPath:
     reached: bool
     remainder: Callable[[], JointPath | None]
 
-    @property
-    def duration(self) -> float:
-        return float(self.times[-1] - self.times[0])
-
 
 class Approach:
     """The band before a limit, for values that must not fall below ``stop``.

@@ -139,7 +139,7 @@ class SafetyFilter:
             context = self._judge(action)
             if hold is not None:
                 raise Refused()  # the arm stops first; what for is among the reports
-            asked = self._motion(action)
+            asked = self._motion(action, context)
             motion, limited = self._narrow(asked, context)
         except Refused as refusal:
             if refusal.hold and self._accepted:
@@ -190,7 +190,6 @@ class SafetyFilter:
         self._paused = True
         self._enter(self._idle)
         self._not_before = self._reset_at = self._now
-        self._displaced = None
         return True, f"re-armed after {was}; nothing moves yet: resume, activate the policy or give another instruction"
 
     def resume(self, now: float) -> tuple[bool, str]:
@@ -232,8 +231,7 @@ class SafetyFilter:
 
     def _watch(self, now: float) -> tuple[Command | None, list[RuleReport]]:
         """Takes the time and enters the state that follows: (a HOLD where the arm must stop for it, what happened)."""
-        ended = self._driver_ended
-        driver = self._arm.driver if self._arm else None
+        ended, driver = self._driver_ended, self._driver
         moved = RuleReport("unexpected_motion", driver.unexpected) if driver and driver.unexpected else None
         reports = [report for report in (self._arm_rejected, ended, moved) if report]
         self._arm_rejected = self._driver_ended = None
@@ -263,6 +261,11 @@ class SafetyFilter:
         return None, reports
 
     @property
+    def _driver(self) -> DriverState | None:
+        """What the driver told with the newest measurement."""
+        return self._arm.driver if self._arm else None
+
+    @property
     def _idle(self) -> State:
         """Armed, without a valid action."""
         return State.PAUSED if self._paused else State.HOLDING
@@ -272,7 +275,7 @@ class SafetyFilter:
 
     def _hold_again(self) -> Command | None:
         """A HOLD that the driver has not taken yet is said again."""
-        driver, command = (self._arm.driver if self._arm else None), self._command
+        driver, command = self._driver, self._command
         if driver is None or command is None or not command.hold or driver.command_sequence == command.sequence:
             return None
         return self._hold() if self._now - self._sent_at > _HOLD_AGAIN else None
@@ -344,7 +347,7 @@ class SafetyFilter:
             arm=self._arm,
             start=self._now + limits.lead_s,
             window=limits.window,
-            rest=self._arm.driver.reference if self._arm and self._arm.driver else None,
+            rest=self._driver.reference if self._driver else None,
             paused=self._paused,
             paused_at=self._reset_at,
             stop_reason=self._stop_reason,
@@ -373,14 +376,14 @@ class SafetyFilter:
         self._still_actions = self._still_actions + 1 if still else 0
         return self._context()
 
-    def _motion(self, action: StampedAction) -> Motion:
+    def _motion(self, action: StampedAction, context: Context) -> Motion:
         """What is asked, from where the arm is commanded to be."""
         anchor = self._accepted.target if self._accepted else self._rest()
         translation = np.array(action.action.translation, dtype=np.float64)
         rotvec = geometry.to_rotvec(geometry.from_rpy(action.action.rotation))
-        start = self._now + self._config.motion.lead_s
+        start = context.start
         if self._accepted:  # in order, or the course would leave the targets' hull, and with it the workspace
-            start = max([start, *(step.start for step in self._accepted.course.steps[-1:])])
+            start = max(start, self._accepted.course.steps[-1].start)
         return Motion(anchor, translation, rotvec, float(action.action.gripper), start, float(action.duration))
 
     def _narrow(self, motion: Motion, context: Context) -> tuple[Motion, list[RuleReport]]:
