@@ -24,7 +24,7 @@ HOPS = (
     ("policy -> filter", "inference_ended", "filter_received"),
     ("safety filter", "filter_received", "decided"),
     ("filter -> driver", "decided", "driver_received"),
-    ("driver: IK, to controller", "driver_received", "command_sent"),
+    ("driver: check, to controller", "driver_received", "command_sent"),
     ("arm moves", "command_sent", "outcome"),
 )
 

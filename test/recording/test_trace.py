@@ -110,7 +110,7 @@ def test_each_hop_takes_what_its_stamps_say(trace: Trace) -> None:
         "policy -> filter": [0.01],
         "safety filter": [0.005],
         "filter -> driver": [0.005],
-        "driver: IK, to controller": [0.005],
+        "driver: check, to controller": [0.005],
         "arm moves": [0.445],
     }
     assert {name for name, _, _ in HOPS} == set(expected)
